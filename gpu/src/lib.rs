@@ -1,0 +1,1 @@
+//! The heavy steps of `ascribe-core` as portable compute shaders. No kernel has been added yet.

@@ -1,0 +1,1 @@
+//! What the tests share: generators, oracles and the table of tolerances.
