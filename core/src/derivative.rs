@@ -1,6 +1,9 @@
 //! (module under construction)
 /// Mean or sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reduction { /// Mean.
- Mean, /// Sum.
- Sum }
+pub enum Reduction {
+    /// Mean.
+    Mean,
+    /// Sum.
+    Sum,
+}

@@ -123,7 +123,13 @@ impl<'a, T: Real> LayerRecord<'a, T> {
     pub fn example_range(&self, start: usize, examples: usize) -> Result<Self, Error> {
         match start.checked_add(examples) {
             Some(end) if end <= self.examples => (),
-            _ => return Err(Error::Index { what: "example", index: start.saturating_add(examples), len: self.examples }),
+            _ => {
+                return Err(Error::Index {
+                    what: "example",
+                    index: start.saturating_add(examples),
+                    len: self.examples,
+                });
+            }
         }
         let (first, rows) = (start * self.positions, examples * self.positions);
         Ok(Self {

@@ -75,16 +75,6 @@ impl std::error::Error for Error {
     }
 }
 
-impl Error {
-    /// For operators, whose `apply` gives an error of the core: inside them nothing else can occur.
-    pub(crate) fn into_core(self) -> ascribe_core::Error {
-        match self {
-            Self::Core(error) => error,
-            _ => ascribe_core::Error::Model { code: 0 },
-        }
-    }
-}
-
 impl From<ascribe_core::Error> for Error {
     fn from(error: ascribe_core::Error) -> Self {
         Self::Core(error)

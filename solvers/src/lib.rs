@@ -9,7 +9,9 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod inverse;
 pub mod linalg;
+pub mod network;
 pub mod parallel;
 
 pub use error::Error;

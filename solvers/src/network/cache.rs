@@ -1,10 +1,9 @@
 //! One forward and backward pass over a few examples, kept for the products that follow.
 
-use ascribe_core::{MatMut, MatRef, Real};
+use ascribe_core::{Error, MatMut, MatRef, Real};
 
 use super::loss::Target;
 use super::{Activation, Mlp};
-use crate::Error;
 use crate::linalg::matmul;
 use crate::parallel::Parallelism::Serial;
 
@@ -129,7 +128,7 @@ impl<T: Real> Cache<T> {
     pub fn input<'c>(&'c self, net: &Mlp, l: usize, input: MatRef<'c, T>) -> Result<MatRef<'c, T>, Error> {
         match l.checked_sub(1) {
             None => Ok(input),
-            Some(below) => Ok(MatRef::new(&self.hidden[below].activation, self.rows, net.layers()[l].inputs)?),
+            Some(below) => MatRef::new(&self.hidden[below].activation, self.rows, net.layers()[l].inputs),
         }
     }
 
@@ -187,7 +186,7 @@ pub(super) fn add_outer<T: Real>(
         }
     }
     let weights = MatMut::new(grad, layer.outputs, cols)?.block(0, layer.outputs, 0, layer.inputs)?;
-    Ok(matmul(weights, T::ONE, T::ONE, delta.t(), a, Serial)?)
+    matmul(weights, T::ONE, T::ONE, delta.t(), a, Serial)
 }
 
 /// Turns pre-activations in place into activations, with slopes, and second derivatives where `bend` has room.

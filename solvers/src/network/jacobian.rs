@@ -5,7 +5,6 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::Linearized;
 use super::sweep::{Examples, push_forward, sum_over_examples};
-use crate::Error;
 
 /// `J = dz/dtheta`: from parameter vectors to tangents of the outputs, flattened `[examples, outputs]`. Nothing is
 /// divided by the number of examples.
@@ -32,7 +31,7 @@ impl<T: Real> LinOp<T> for Jacobian<'_, '_, T> {
     }
     fn apply(&self, out: MatMut<'_, T>, x: MatRef<'_, T>, _: &mut [T]) -> Result<(), CoreError> {
         check_apply(self.dim_in(), self.dim_out(), &out, &x)?;
-        push_forward(self.lin, out, x).map_err(Error::into_core)
+        push_forward(self.lin, out, x)
     }
 }
 
@@ -46,6 +45,6 @@ impl<T: Real> Adjoint<T> for Jacobian<'_, '_, T> {
             u.row_iter().for_each(|row| work.outputs.extend_from_slice(&row[start..start + len]));
             work.pull_back(net, params, chunk, None, out)
         });
-        result.map_err(Error::into_core)
+        result
     }
 }

@@ -215,7 +215,7 @@ impl<'a, T: Real> Linearized<'a, T> {
     ///
     /// # Errors
     /// [`CoreError::Index`] when there is no such layer.
-    pub fn records(&self, l: usize) -> Result<impl Iterator<Item = Result<LayerRecord<'_, T>, Error>>, Error> {
+    pub fn records(&self, l: usize) -> Result<impl Iterator<Item = Result<LayerRecord<'_, T>, CoreError>>, Error> {
         let layers = self.net.layers();
         let Some(layer) = layers.get(l) else {
             return Err(CoreError::Index { what: "layer", index: l, len: layers.len() }.into());
@@ -223,18 +223,12 @@ impl<'a, T: Real> Linearized<'a, T> {
         Ok((0..self.chunks.len()).map(move |c| {
             let chunk = self.chunk(c)?;
             let inputs = chunk.cache.input(self.net, l, chunk.input)?;
-            let inputs = inputs.as_slice().ok_or(CoreError::Length {
-                what: "contiguous inputs of a record",
-                needed: inputs.cols(),
-                got: inputs.row_stride(),
-            })?;
-            let shape = [chunk.cache.rows, 1, layer.inputs];
-            let record = LayerRecord::new(inputs, shape, chunk.cache.delta(l), layer.outputs, None, layer.bias)?;
-            Ok(record)
+            let delta = MatRef::new(chunk.cache.delta(l), chunk.cache.rows, layer.outputs)?;
+            LayerRecord::new(chunk.cache.rows, inputs, delta, None, layer.bias)
         }))
     }
 
-    pub(super) fn chunk(&self, c: usize) -> Result<Chunk<'_, T>, Error> {
+    pub(super) fn chunk(&self, c: usize) -> Result<Chunk<'_, T>, CoreError> {
         let cache = &self.chunks[c];
         Ok(Chunk { input: self.input.row_range(c * CHUNK, cache.rows)?, cache })
     }

@@ -79,12 +79,10 @@ impl<T: Real> Targets<'_, T> {
     pub(crate) fn check(&self, loss: Loss, examples: usize, outputs: usize) -> Result<(), Error> {
         check_shape("targets", examples, self.examples())?;
         match (self, loss) {
-            (Self::Classes(labels), Loss::CrossEntropy) => {
-                match labels.iter().position(|&label| label >= outputs) {
-                    None => Ok(()),
-                    Some(example) => Err(Error::Label { example, label: labels[example], classes: outputs }),
-                }
-            }
+            (Self::Classes(labels), Loss::CrossEntropy) => match labels.iter().position(|&label| label >= outputs) {
+                None => Ok(()),
+                Some(example) => Err(Error::Label { example, label: labels[example], classes: outputs }),
+            },
             (Self::Values(values), Loss::HalfMse | Loss::SumMse | Loss::Bce) => {
                 check_shape("target columns", outputs, values.cols())?;
                 values.row_iter().try_for_each(|row| check_finite("targets", row))?;

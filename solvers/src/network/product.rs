@@ -168,13 +168,7 @@ impl<'a, T: Real> Linearized<'a, T> {
 }
 
 impl<T: Real, K: Kind<T>> Curvature<'_, '_, T, K> {
-    fn product(
-        &self,
-        out: MatMut<'_, T>,
-        x: MatRef<'_, T>,
-        examples: Examples<'_>,
-        scale: T,
-    ) -> Result<(), CoreError> {
+    fn product(&self, out: MatMut<'_, T>, x: MatRef<'_, T>, examples: Examples<'_>, scale: T) -> Result<(), CoreError> {
         let lin = self.lin;
         let (net, params) = (lin.net, lin.params);
         check_apply(net.params(), net.params(), &out, &x)?;
@@ -189,7 +183,7 @@ impl<T: Real, K: Kind<T>> Curvature<'_, '_, T, K> {
             }
             work.pull_back(net, params, chunk, K::SECOND_ORDER.then_some(v), out)
         });
-        result.map_err(Error::into_core)
+        result
     }
 }
 

@@ -1,11 +1,10 @@
 //! How passes over vectors and examples are cut into tasks, and summed in a fixed order.
 
-use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
+use ascribe_core::{Error, MatMut, MatRef, Real};
 
 use super::Linearized;
 use super::cache::{CHUNK, Cache};
 use super::tangent::{Chunk, Work};
-use crate::Error;
 use crate::error::check_shape;
 use crate::parallel::run;
 
@@ -121,8 +120,10 @@ pub(super) fn sum_over_examples<T: Real>(
     out.fill(T::ZERO);
     let mut tasks = Vec::new();
     let mut rest = out.rb_mut();
-    let mut blocks: Vec<MatMut<'_, T>> =
-        others.chunks_exact_mut((k * params).max(1)).map(|block| MatMut::new(block, k, params)).collect::<Result<_, _>>()?;
+    let mut blocks: Vec<MatMut<'_, T>> = others
+        .chunks_exact_mut((k * params).max(1))
+        .map(|block| MatMut::new(block, k, params))
+        .collect::<Result<_, _>>()?;
     for start in (0..k).step_by(VECTORS) {
         let rows = VECTORS.min(k - start);
         let x = x.row_range(start, rows)?;
@@ -181,10 +182,10 @@ pub(super) fn push_forward<T: Real>(
 
 fn check_indices(indices: &[usize], examples: usize) -> Result<(), Error> {
     if indices.is_empty() {
-        return Err(CoreError::Empty { what: "example indices" }.into());
+        return Err(Error::Empty { what: "example indices" });
     }
     match indices.iter().find(|&&index| index >= examples) {
-        Some(&index) => Err(CoreError::Index { what: "example indices", index, len: examples }.into()),
+        Some(&index) => Err(Error::Index { what: "example indices", index, len: examples }),
         None => Ok(()),
     }
 }

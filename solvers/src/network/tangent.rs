@@ -10,11 +10,10 @@
 //!
 //! Without the right-hand terms that hold `ds`, the same backward pass is a plain vector-Jacobian product.
 
-use ascribe_core::{MatMut, MatRef, Real};
+use ascribe_core::{Error, MatMut, MatRef, Real};
 
 use super::Mlp;
 use super::cache::{Cache, add_outer, multiply};
-use crate::Error;
 use crate::linalg::matmul;
 use crate::parallel::Parallelism::Serial;
 
