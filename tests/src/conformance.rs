@@ -4,6 +4,8 @@
 //! [`runner`] compares them with the expected ones. A module a folder of operations.
 
 pub mod case;
+mod compare;
+pub mod metric;
 pub mod random;
 pub mod runner;
 pub mod score;
@@ -35,7 +37,7 @@ impl Op {
 }
 
 /// Every operation that can be computed, a slice a folder.
-pub const OPS: &[&[Op]] = &[random::OPS, score::OPS];
+pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS];
 
 /// The operation of that name.
 pub fn find(name: &str) -> Option<&'static Op> {

@@ -100,7 +100,9 @@ pub fn run(args: &[String], mut line: impl FnMut(&str)) -> Result<(), Failure> {
     let Some((name, keys)) = args.split_first() else { return fail("no kernel given") };
     match name.as_str() {
         "list" => {
-            KERNELS.iter().for_each(|kernel| line(&describe(kernel)));
+            for kernel in KERNELS {
+                line(&describe(kernel));
+            }
             Ok(())
         }
         "floors" => {
@@ -157,13 +159,13 @@ fn parse(kernel: &Kernel, args: &[String]) -> Result<(Settings, Vec<Vec<usize>>)
                 settings.seed =
                     u32::try_from(count(0)?).or_else(|_| fail(format!("seed={value}: expected 32 bits")))?;
             }
-            _ => match kernel.sizes.iter().position(|size| *size == key) {
-                Some(at) => sizes[at] = Some(count(1)?),
-                None => {
+            _ => {
+                let Some(at) = kernel.sizes.iter().position(|size| *size == key) else {
                     let own = kernel.sizes.join(", ");
                     return fail(format!("{} has no key {key}; dtype, threads, runs, seed, {own}", kernel.name));
-                }
-            },
+                };
+                sizes[at] = Some(count(1)?);
+            }
         }
     }
     if sizes.iter().all(Option::is_none) {

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,6 +10,7 @@ use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
 use super::case::{Inputs, Outputs, Values, read};
+use super::compare::compare;
 use super::{Handler, find};
 use crate::failure::fail;
 use crate::{Failure, tolerance};
@@ -124,26 +124,11 @@ fn run_file(file: &Path, options: &Options, report: &mut impl FnMut(&str, &str))
     if options.only.as_ref().is_some_and(|only| only != op) {
         return false;
     }
-    if options.allow_missing.contains(op) && find(op).is_none() {
-        report("SKIP", &format!("{op} {shown} * not implemented yet"));
-        return true;
-    }
-    let handler = match (find(op), options.mode) {
-        (None, _) => {
-            report("FAIL", &format!("{op} {shown} * unknown operation"));
-            return true;
-        }
-        (Some(op), Mode::F64) => op.f64,
-        (Some(op), Mode::F32) => op.f32,
-        (Some(entry), Mode::Gpu) => match entry.gpu {
-            Some(handler) => handler,
-            None => {
-                report("SKIP", &format!("{op} {shown} * has no GPU kernel"));
-                return true;
-            }
-        },
+    let outputs = match handler(op, options) {
+        Ok(handler) => evaluate(&metadata, &bytes, handler, options.mode),
+        Err((verdict, reason)) => Ok(vec![(verdict, format!("* {reason}"))]),
     };
-    match evaluate(&metadata, &bytes, handler, options.mode) {
+    match outputs {
         Ok(outputs) => {
             for (verdict, output) in outputs {
                 report(verdict, &format!("{op} {shown} {output}"));
@@ -152,6 +137,17 @@ fn run_file(file: &Path, options: &Options, report: &mut impl FnMut(&str, &str))
         Err(failure) => report("FAIL", &format!("{op} {shown} * {failure}")),
     }
     true
+}
+
+/// What computes the operation, or the verdict and the reason where nothing does.
+fn handler(op: &str, options: &Options) -> Result<Handler, (&'static str, &'static str)> {
+    match (find(op), options.mode) {
+        (None, _) if options.allow_missing.contains(op) => Err(("SKIP", "is still to come")),
+        (None, _) => Err(("FAIL", "unknown operation")),
+        (Some(op), Mode::F64) => Ok(op.f64),
+        (Some(op), Mode::F32) => Ok(op.f32),
+        (Some(op), Mode::Gpu) => op.gpu.ok_or(("SKIP", "has no GPU kernel")),
+    }
 }
 
 struct Metadata {
@@ -230,73 +226,119 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
-/// `max|got - want| <= atol + rtol max|want|` over the whole tensor; integers exactly.
-fn compare(
-    got: (&[usize], &Values),
-    want: (&[usize], &Values),
-    rtol: f64,
-    atol: f64,
-) -> Result<(bool, String), Failure> {
-    if got.0 != want.0 {
-        return fail(format!("has shape {:?}, expected {:?}", got.0, want.0));
-    }
-    let (error, largest, rtol, atol) = match (got.1, want.1) {
-        (Values::Float(got), Values::Float(want)) => {
-            let error = greatest(got.iter().zip(want).map(|(g, w)| (g - w).abs()));
-            (error, greatest(want.iter().map(|w| w.abs())), rtol, atol)
-        }
-        (Values::Integer(got), Values::Integer(want)) => {
-            let error = greatest(got.iter().zip(want).map(|(g, w)| g.abs_diff(*w) as f64));
-            (error, greatest(want.iter().map(|w| w.unsigned_abs() as f64)), 0.0, 0.0)
-        }
-        (Values::Float(_), _) => return fail("is a tensor of floats, expected integers"),
-        (Values::Integer(_), _) => return fail("is a tensor of integers, expected floats"),
-    };
-    // With nothing but zeros expected there is no scale: both figures are absolute then.
-    let scale = if largest == 0.0 { 1.0 } else { largest };
-    let mut figures = String::new();
-    let _ = write!(figures, "rel_err={:.3e} tol={:.3e}", error / scale, rtol + atol / scale);
-    Ok((error <= atol + rtol * largest, figures))
-}
-
-/// The maximum, which is NaN as soon as one element is: `f64::max` would drop it, and with it a failure.
-fn greatest(values: impl Iterator<Item = f64>) -> f64 {
-    values.fold(0.0, |max, x| if x > max || x.is_nan() { x } else { max })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use safetensors::Dtype;
+    use safetensors::tensor::{TensorView, serialize};
+
     use super::*;
 
-    fn verdict(got: &[f64], want: &[f64], rtol: f64, atol: f64) -> bool {
-        let values = |x: &[f64]| Values::Float(x.to_vec());
-        compare((&[got.len()], &values(got)), (&[want.len()], &values(want)), rtol, atol).is_ok_and(|(pass, _)| pass)
+    /// A case with `in.x`, the expected outputs given, and the parameter `scale`.
+    fn case(op: &str, expected: &[(&str, [f64; 2])]) -> Vec<u8> {
+        let bytes = |x: [f64; 2]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let mut tensors = vec![("in.x".to_owned(), bytes([1.0, 2.0]))];
+        tensors.extend(expected.iter().map(|(name, x)| (format!("out.{name}"), bytes(*x))));
+        let views = tensors.iter().map(|(name, x)| (name, TensorView::new(Dtype::F64, vec![2], x).unwrap()));
+        let tol: Map<_, _> =
+            expected.iter().map(|(name, _)| ((*name).to_owned(), serde_json::json!({"rtol": 0.0}))).collect();
+        let metadata =
+            [("op", op.to_owned()), ("params", r#"{"scale": 3}"#.to_owned()), ("tol", Value::Object(tol).to_string())];
+        let metadata: HashMap<_, _> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        serialize(views, Some(metadata)).unwrap()
+    }
+
+    fn verdicts(handler: Handler, expected: &[(&str, [f64; 2])]) -> Result<Vec<(&'static str, String)>, Failure> {
+        let bytes = case("test", expected);
+        evaluate(&metadata(&bytes)?, &bytes, handler, Mode::F64)
+    }
+
+    fn scaled(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
+        let (x, scale) = (inputs.floats::<f64>("x")?, inputs.number("scale")?);
+        Ok(Outputs::new().floats("y", &x.shape, &x.data.iter().map(|x| scale * x).collect::<Vec<_>>()))
+    }
+
+    fn kinds(verdicts: &[(&'static str, String)]) -> Vec<&'static str> {
+        verdicts.iter().map(|(kind, _)| *kind).collect()
     }
 
     #[test]
-    fn the_rule_of_comparison() {
-        assert!(verdict(&[1.0, 100.1], &[1.0, 100.0], 1.1e-3, 0.0), "one maximum over the whole tensor");
-        assert!(!verdict(&[1.0, 100.2], &[1.0, 100.0], 1.1e-3, 0.0));
-        assert!(verdict(&[0.0, 1e-13], &[0.0, 0.0], 1e-9, 1e-12), "atol carries a tensor of zeros");
-        assert!(!verdict(&[0.0, 1e-11], &[0.0, 0.0], 1e-9, 1e-12));
-        assert!(verdict(&[], &[], 0.0, 0.0));
-        assert!(!verdict(&[1.0], &[1.0, 1.0], 1.0, 1.0), "shapes");
+    fn an_output_passes_or_fails_by_its_numbers() {
+        assert_eq!(kinds(&verdicts(scaled, &[("y", [3.0, 6.0])]).unwrap()), ["PASS"]);
+        assert_eq!(kinds(&verdicts(scaled, &[("y", [3.0, 6.1])]).unwrap()), ["FAIL"]);
     }
 
     #[test]
-    fn a_nan_never_passes() {
-        for got in [[f64::NAN, 1.0], [1.0, f64::NAN], [f64::INFINITY, 1.0]] {
-            assert!(!verdict(&got, &[1.0, 1.0], 1.0, 1.0), "{got:?}");
+    fn missing_and_extra_outputs_fail() {
+        let missing = verdicts(scaled, &[("y", [3.0, 6.0]), ("z", [0.0, 0.0])]).unwrap();
+        assert_eq!(kinds(&missing), ["PASS", "FAIL"]);
+        assert!(missing[1].1.contains("z is missing"), "{}", missing[1].1);
+        let extra = verdicts(scaled, &[("z", [0.0, 0.0])]).unwrap();
+        assert_eq!(kinds(&extra), ["FAIL", "FAIL"]);
+    }
+
+    #[test]
+    fn a_case_that_cannot_be_computed_fails_and_says_why() {
+        let expected = [("y", [3.0, 6.0])];
+        let why = |handler: Handler| verdicts(handler, &expected).unwrap_err().0;
+        assert!(why(|_| panic!("at step {}", 7)).contains("panicked: at step 7"));
+        assert!(why(|_| Err(ascribe_core::Error::Empty { what: "x" }.into())).contains("x: needs at least one"));
+        assert!(why(|inputs| inputs.count("steps").map(|_| Outputs::new())).contains("no parameter steps"));
+        assert!(why(|inputs| inputs.floats::<f64>("v").map(|_| Outputs::new())).contains("no tensor in.v"));
+        let ignores_scale: Handler =
+            |inputs| inputs.floats("x").map(|x| Outputs::new().floats::<f64>("y", &[2], &x.data));
+        assert!(why(ignores_scale).contains(r#"unknown parameters ["scale"]"#));
+        assert!(verdicts(|i| i.number("scale").map(|_| Outputs::new()), &[]).unwrap_err().0.contains("no output"));
+    }
+
+    /// The tally of a run over `files`, written into a folder of their own.
+    fn tally(folder: &str, files: &[(&str, Vec<u8>)], change: impl FnOnce(&mut Options)) -> (Tally, Vec<String>) {
+        let root = std::env::temp_dir().join(format!("ascribe-{}-{folder}", std::process::id()));
+        std::fs::create_dir_all(root.join("inner")).unwrap();
+        for (name, bytes) in files {
+            std::fs::write(root.join("inner").join(name), bytes).unwrap();
         }
-        assert!(!verdict(&[1.0], &[f64::NAN], 1.0, 1.0));
-        assert!(!verdict(&[f64::INFINITY], &[f64::INFINITY], 1.0, 1.0));
+        let mut options =
+            Options { paths: vec![root.clone()], only: None, mode: Mode::F64, allow_missing: BTreeSet::new() };
+        change(&mut options);
+        let mut lines = Vec::new();
+        let tally = run(&options, |line| lines.push(line.to_owned()));
+        std::fs::remove_dir_all(root).unwrap();
+        (tally, lines)
     }
 
     #[test]
-    fn integers_are_exact_and_never_compared_with_floats() {
-        let (one, two) = (Values::Integer(vec![1 << 60]), Values::Integer(vec![(1 << 60) + 1]));
-        assert!(compare((&[1], &one), (&[1], &one), 0.0, 0.0).unwrap().0);
-        assert!(!compare((&[1], &two), (&[1], &one), 1.0, 1.0).unwrap().0);
-        assert!(compare((&[1], &one), (&[1], &Values::Float(vec![1.0])), 1.0, 1.0).is_err());
+    fn unknown_operations_and_files_that_are_no_case_fail() {
+        let files = [("a.safetensors", case("no.such", &[("y", [0.0; 2])])), ("b.safetensors", b"nonsense".to_vec())];
+        let (counts, lines) = tally("unknown", &files, |_| ());
+        assert_eq!(counts, Tally { passed: 0, failed: 2, skipped: 0 });
+        assert!(lines[0].starts_with("FAIL no.such a.safetensors * unknown operation"), "{}", lines[0]);
+    }
+
+    #[test]
+    fn a_run_that_selects_nothing_fails() {
+        assert_eq!(tally("empty", &[], |_| ()).0.failed, 1);
+        let files = [("a.safetensors", case("no.such", &[]))];
+        assert_eq!(tally("only", &files, |o| o.only = Some("rng.bucket".into())).0.failed, 1);
+        assert_eq!(tally("path", &files, |o| o.paths = vec!["no such path".into()]).0.failed, 1);
+    }
+
+    #[test]
+    fn operations_to_come_are_skipped_until_they_exist() {
+        let files = [("a.safetensors", case("no.such", &[]))];
+        let listed = |op: &str| {
+            let allow_missing = BTreeSet::from([op.to_owned()]);
+            tally(op, &files, |o| o.allow_missing = allow_missing).0
+        };
+        assert_eq!(listed("no.such"), Tally { passed: 0, failed: 0, skipped: 1 });
+        assert_eq!(listed("no.such").to_string(), "0 passed, 0 failed, 1 skipped");
+        assert_eq!(listed("rng.bucket").failed, 2, "the stale entry and the unknown operation");
+    }
+
+    #[test]
+    fn an_operation_has_one_entry() {
+        let names: Vec<_> = crate::conformance::OPS.iter().copied().flatten().map(|op| op.name).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
     }
 }

@@ -22,7 +22,7 @@ fn topk<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let mut outputs = Outputs::new();
     let mut values = Vec::new();
     for (name, direction) in [("largest", Direction::Largest), ("smallest", Direction::Smallest)] {
-        let best = top_k(scores.matrix()?, k, direction).concat();
+        let best = top_k(scores.matrix()?, k, direction)?.concat();
         outputs = outputs.integers(name, &[queries, k], best.iter().map(|ranked| ranked.index as i64));
         values.push((format!("{name}_values"), best.iter().map(|ranked| ranked.score).collect::<Vec<_>>()));
     }

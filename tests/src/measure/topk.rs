@@ -34,7 +34,7 @@ fn run<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failur
 fn select<T: Real>(scores: MatRef<'_, T>, k: usize, threads: usize) -> Result<TopKPerQuery<T>, Error> {
     let part = scores.rows().div_ceil(threads).max(1);
     let block = |start: usize| {
-        let mut best = TopKPerQuery::new(scores.cols(), k, Direction::Largest);
+        let mut best = TopKPerQuery::new(scores.cols(), k, Direction::Largest)?;
         best.push_block(start, scores.row_range(start, part.min(scores.rows() - start))?)?;
         Ok(best)
     };
