@@ -214,11 +214,12 @@ pub struct Outputs {
     /// Name, shape and values of each output.
     pub(super) tensors: Vec<(String, Vec<usize>, Values)>,
     pub(super) condition: f64,
+    pub(super) magnitude: f64,
 }
 
 impl Default for Outputs {
     fn default() -> Self {
-        Self { tensors: Vec::new(), condition: 1.0 }
+        Self { tensors: Vec::new(), condition: 1.0, magnitude: 0.0 }
     }
 }
 
@@ -228,9 +229,16 @@ impl Outputs {
         Self::default()
     }
 
-    /// How much the problem magnifies a relative error of its inputs; widens the tolerance of `--dtype f32` only.
+    /// How much the problem magnifies a relative error of its inputs: `kappa` of the tolerance of `--dtype f32`.
     pub fn with_condition(mut self, condition: f64) -> Self {
         self.condition = condition;
+        self
+    }
+
+    /// The size of the terms that the outputs are sums or differences of, where these may cancel: the tolerance
+    /// of `--dtype f32` is then relative to it.
+    pub fn with_magnitude(mut self, magnitude: f64) -> Self {
+        self.magnitude = magnitude;
         self
     }
 

@@ -1,38 +1,49 @@
 //! The rule by which an output passes.
 
-use std::fmt::Write as _;
-
 use super::case::Values;
 use crate::Failure;
 use crate::failure::fail;
 
+/// How close an output has to be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tolerance {
+    /// Relative to the largest expected element.
+    pub(super) rtol: f64,
+    /// Absolute.
+    pub(super) atol: f64,
+    /// Of computation in f32: relative to the largest expected element or to `magnitude`, whichever is larger.
+    pub(super) rounding: f64,
+    /// The size of the numbers whose sums or differences the output consists of.
+    pub(super) magnitude: f64,
+}
+
 /// `max|got - want| <= atol + rtol max|want|` over the whole tensor; integers exactly.
+///
+/// With the relative figure `rtol + atol / max|want|`, both of which are absolute where only zeros are expected.
 pub(super) fn compare(
     got: (&[usize], &Values),
     want: (&[usize], &Values),
-    rtol: f64,
-    atol: f64,
+    tolerance: Tolerance,
 ) -> Result<(bool, String), Failure> {
     if got.0 != want.0 {
         return fail(format!("has shape {:?}, expected {:?}", got.0, want.0));
     }
-    let (error, largest, rtol, atol) = match (got.1, want.1) {
+    let (error, largest, allowed) = match (got.1, want.1) {
         (Values::Float(got), Values::Float(want)) => {
+            let Tolerance { rtol, atol, rounding, magnitude } = tolerance;
             let error = greatest(got.iter().zip(want).map(|(g, w)| (g - w).abs()));
-            (error, greatest(want.iter().map(|w| w.abs())), rtol, atol)
+            let largest = greatest(want.iter().map(|w| w.abs()));
+            (error, largest, (atol + rtol * largest).max(rounding * largest.max(magnitude)))
         }
         (Values::Integer(got), Values::Integer(want)) => {
             let error = greatest(got.iter().zip(want).map(|(g, w)| g.abs_diff(*w) as f64));
-            (error, greatest(want.iter().map(|w| w.unsigned_abs() as f64)), 0.0, 0.0)
+            (error, greatest(want.iter().map(|w| w.unsigned_abs() as f64)), 0.0)
         }
         (Values::Float(_), _) => return fail("is a tensor of floats, expected integers"),
         (Values::Integer(_), _) => return fail("is a tensor of integers, expected floats"),
     };
-    // With nothing but zeros expected there is no scale: both figures are absolute then.
     let scale = if largest == 0.0 { 1.0 } else { largest };
-    let mut figures = String::new();
-    let _ = write!(figures, "rel_err={:.3e} tol={:.3e}", error / scale, rtol + atol / scale);
-    Ok((error <= atol + rtol * largest, figures))
+    Ok((error <= allowed, format!("rel_err={:.3e} tol={:.3e}", error / scale, allowed / scale)))
 }
 
 /// The maximum, which is NaN as soon as one element is: `f64::max` would drop it, and with it a failure.
@@ -46,7 +57,8 @@ mod tests {
 
     fn verdict(got: &[f64], want: &[f64], rtol: f64, atol: f64) -> bool {
         let values = |x: &[f64]| Values::Float(x.to_vec());
-        compare((&[got.len()], &values(got)), (&[want.len()], &values(want)), rtol, atol).is_ok_and(|(pass, _)| pass)
+        let tolerance = Tolerance { rtol, atol, ..Tolerance::default() };
+        compare((&[got.len()], &values(got)), (&[want.len()], &values(want)), tolerance).is_ok_and(|(pass, _)| pass)
     }
 
     #[test]
@@ -71,8 +83,19 @@ mod tests {
     #[test]
     fn integers_are_exact_and_never_compared_with_floats() {
         let (one, two) = (Values::Integer(vec![1 << 60]), Values::Integer(vec![(1 << 60) + 1]));
-        assert!(compare((&[1], &one), (&[1], &one), 0.0, 0.0).unwrap().0);
-        assert!(!compare((&[1], &two), (&[1], &one), 1.0, 1.0).unwrap().0);
-        assert!(compare((&[1], &one), (&[1], &Values::Float(vec![1.0])), 1.0, 1.0).is_err());
+        let wide = Tolerance { rtol: 1.0, atol: 1.0, rounding: 1.0, magnitude: 1.0 };
+        assert!(compare((&[1], &one), (&[1], &one), Tolerance::default()).unwrap().0);
+        assert!(!compare((&[1], &two), (&[1], &one), wide).unwrap().0);
+        assert!(compare((&[1], &one), (&[1], &Values::Float(vec![1.0])), wide).is_err());
+    }
+
+    #[test]
+    fn rounding_is_relative_to_what_was_added_up() {
+        let verdict = |magnitude: f64| {
+            let tolerance = Tolerance { rounding: 1e-6, magnitude, ..Tolerance::default() };
+            let (got, want) = (Values::Float(vec![1.00001]), Values::Float(vec![1.0]));
+            compare((&[1], &got), (&[1], &want), tolerance).unwrap().0
+        };
+        assert!(!verdict(0.0) && !verdict(5.0) && verdict(20.0));
     }
 }

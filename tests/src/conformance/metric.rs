@@ -110,7 +110,8 @@ fn retrieval_op<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
 
 fn tail_patch_op<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let found = tail_patch(&inputs.floats::<T>("p_before")?.data, inputs.floats("p_after")?.matrix()?)?;
-    Ok(Outputs::new().per_query("per_query", &found))
+    // Percentage points, differences of probabilities of at most 100 %.
+    Ok(Outputs::new().with_magnitude(100.0).per_query("per_query", &found))
 }
 
 fn brittleness_op(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {

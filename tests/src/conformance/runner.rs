@@ -10,7 +10,7 @@ use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
 use super::case::{Inputs, Outputs, Values, read};
-use super::compare::compare;
+use super::compare::{Tolerance, compare};
 use super::{Handler, find};
 use crate::failure::fail;
 use crate::{Failure, tolerance};
@@ -181,7 +181,7 @@ fn evaluate(
     let start = Instant::now();
     let computed = catch_unwind(AssertUnwindSafe(|| handler(&inputs)));
     let ms = start.elapsed().as_secs_f64() * 1e3;
-    let Outputs { tensors: computed, condition } = match computed {
+    let Outputs { tensors: computed, condition, magnitude } = match computed {
         Ok(result) => result?,
         Err(panic) => return fail(format!("panicked: {}", panic_message(&*panic))),
     };
@@ -189,7 +189,7 @@ fn evaluate(
     if !unknown.is_empty() {
         return fail(format!("unknown parameters {unknown:?}"));
     }
-    let extra = if mode == Mode::F64 { 0.0 } else { tolerance::conformance_f32(inputs.longest_sum(), condition) };
+    let rounding = if mode == Mode::F64 { 0.0 } else { tolerance::conformance_f32(inputs.longest_sum(), condition) };
 
     let mut expected: BTreeMap<String, (Vec<usize>, Values)> = BTreeMap::new();
     for name in tensors.names() {
@@ -203,9 +203,9 @@ fn evaluate(
             None => Err(Failure("is computed, but the case expects no such output".into())),
             Some(_) if !metadata.tol.contains_key(&name) => Err(Failure("has no tolerance in the case".into())),
             Some((want_shape, want)) => {
-                let tol = |key: &str| metadata.tol[&name].get(key).and_then(Value::as_f64);
-                let (rtol, atol) = (tol("rtol").unwrap_or(0.0).max(extra), tol("atol").unwrap_or(0.0));
-                compare((&shape, &got), (&want_shape, &want), rtol, atol)
+                let tol = |key: &str| metadata.tol[&name].get(key).and_then(Value::as_f64).unwrap_or(0.0);
+                let tolerance = Tolerance { rtol: tol("rtol"), atol: tol("atol"), rounding, magnitude };
+                compare((&shape, &got), (&want_shape, &want), tolerance)
             }
         };
         lines.push(match verdict {
