@@ -1,8 +1,8 @@
 //! Scores of training examples for queries: inner products of gradients, of sketches, or of preconditioned ones.
 //!
 //! A block of scores is `[n_train, n_query]`. A score is positive when the plain inner product is: no sign is
-//! flipped and nothing is divided by a count. Feed blocks of training rows to
-//! [`TopKPerQuery`](crate::rank::TopKPerQuery) when the whole matrix does not fit.
+//! flipped and nothing is divided by a count. When the whole matrix does not fit, make it in blocks of training rows
+//! and feed them to a selection of [`rank`](crate::rank).
 
 use crate::error::{Error, check_shape, take_scratch};
 use crate::matmul::matmul;
