@@ -142,30 +142,25 @@ impl<'a, T: Real> LayerRecord<'a, T> {
     }
 
     /// The rows of one example that count, as maximal runs of neighbours: what a kernel may hand to one matrix
-    /// product. Empty when there is no such example.
+    /// product. None when there is no such example.
     pub fn runs(&self, example: usize) -> impl Iterator<Item = Range<usize>> + use<'a, T> {
         let mask = self.mask;
-        let first = if example < self.examples { example * self.positions } else { self.inputs.rows() };
-        let end = (first + self.positions).min(self.inputs.rows());
-        let mut next = first;
+        let rows =
+            if example < self.examples { example * self.positions..(example + 1) * self.positions } else { 0..0 };
+        let counts = move |row: usize| mask.is_none_or(|mask| mask[row]);
+        let mut next = rows.start;
         core::iter::from_fn(move || {
-            let find = |from: usize, counts: bool| {
-                let found = mask.map_or(if counts { Some(0) } else { None }, |mask| {
-                    mask[from..end].iter().position(|&m| m == counts)
-                });
-                found.map_or(end, |offset| from + offset)
-            };
-            let start = find(next, true);
-            next = find(start, false);
-            (start < next).then_some(start..next)
+            let start = (next..rows.end).find(|&row| counts(row))?;
+            next = (start..rows.end).find(|&row| !counts(row)).unwrap_or(rows.end);
+            Some(start..next)
         })
     }
 
     /// The gradient of one example, `sum_t m_t delta_t x_t^T`, flattened.
     ///
-    /// Positions are added in order within each run of unmasked ones and runs in order, so padding at the end
-    /// changes no bit. Cost: `2 positions dim` flops. Error of each element: at most
-    /// `(positions + 1) u sum_t |delta_t| |x_t|` with the unit roundoff `u`, to first order.
+    /// One matrix product for each [run](Self::runs), in order, so masked padding at the end changes no bit. Cost:
+    /// `2 positions dim` flops. Error of each element: at most `(positions + 3 runs) u sum_t |delta_t| |x_t|` with
+    /// the unit roundoff `u` of `T`, to first order.
     ///
     /// # Errors
     /// [`Error::Shape`] when `out` is not [`dim`](Self::dim) long, [`Error::Index`] when there is no such example.
@@ -199,6 +194,9 @@ impl<'a, T: Real> LayerRecord<'a, T> {
     pub fn gradients(&self, mut out: MatMut<'_, T>) -> Result<(), Error> {
         check_shape("gradient rows", self.examples, out.rows())?;
         check_shape("gradient columns", self.dim, out.cols())?;
+        if self.dim == 0 {
+            return Ok(());
+        }
         (0..self.examples).try_for_each(|example| self.gradient(out.row_mut(example), example))
     }
 }

@@ -1,11 +1,12 @@
 //! Scores of training examples for queries: inner products of gradients, of sketches, or of preconditioned ones.
 //!
 //! A block of scores is `[n_train, n_query]`. A score is positive when the plain inner product is: no sign is
-//! flipped and nothing is divided by a count. Feed blocks of training rows to
-//! [`TopKPerQuery`](crate::rank::TopKPerQuery) when the whole matrix does not fit.
+//! flipped and nothing is divided by a count. When the whole matrix does not fit, make it in blocks of training rows
+//! and feed them to a selection of [`rank`](crate::rank).
 
 use crate::error::{Error, check_shape, take_scratch};
 use crate::matmul::matmul;
+use crate::reduce;
 use crate::scalar::Real;
 use crate::view::{MatMut, MatRef};
 
@@ -35,8 +36,9 @@ impl Similarity {
     ///
     /// The cosine is the inner product divided by both norms, so rows whose products overflow `T` should be scaled
     /// first, by [`unit_rows`] for instance. Cost: `2 n_train n_query d` flops; for the cosine also
-    /// `2 (n_train + n_query) d` and two divisions for each score. Error of each score: at most
-    /// `(d + 8) u |t| |q|`, divided by both norms for the cosine, with the unit roundoff `u` of `T`, to first order.
+    /// `2 (n_train + n_query) d` and two divisions for each score. Error of a cosine: at most
+    /// `(d + depth(d) + 9) u` with [`depth`](reduce::depth) and the unit roundoff `u` of `T`, to first order; of an
+    /// inner product as in [`scores`].
     ///
     /// # Errors
     /// [`Error::Shape`] when a dimension does not fit, [`Error::Length`] when `scratch` is too short.
@@ -61,12 +63,12 @@ impl Similarity {
     ) -> Result<(), Error> {
         let (query_norms, _) = take_scratch(scratch, self.scratch_len(query.rows()))?;
         scores(out.rb_mut(), train, query)?;
-        if self == Self::Cosine {
+        if self == Self::Cosine && query.rows() > 0 {
             for (norm, row) in query_norms.iter_mut().zip(query.row_iter()) {
-                *norm = T::from_f64(floored(norm_of(row)));
+                *norm = floored_norm(row);
             }
             out.for_each_row(|i, scores| {
-                let train_norm = T::from_f64(floored(norm_of(train.row(i))));
+                let train_norm = floored_norm(train.row(i));
                 for (score, &query_norm) in scores.iter_mut().zip(&*query_norms) {
                     *score = *score / train_norm / query_norm;
                 }
@@ -79,8 +81,8 @@ impl Similarity {
 /// Inner products: `out = train query^T`, `[n_train, n_query]`, from `train` `[n_train, d]` and `query`
 /// `[n_query, d]`.
 ///
-/// Cost: `2 n_train n_query d` flops. Error of each score: at most `d u sum |t_c q_c|` with the unit roundoff `u`
-/// of `T`, to first order.
+/// Cost: `2 n_train n_query d` flops. Error of each score: at most `(d + 3) u sum |t_c q_c|` with the unit
+/// roundoff `u` of `T`, to first order.
 ///
 /// # Errors
 /// [`Error::Shape`] when a dimension does not fit.
@@ -105,37 +107,58 @@ pub fn scores<T: Real>(out: MatMut<'_, T>, train: MatRef<'_, T>, query: MatRef<'
 
 /// Inner products of rows with rows of the same number: `out[i] = <a_i, b_i>`.
 ///
-/// With `b = H^-1 a` this is the self-influence. Accumulates in f64. Cost: `2 rows d` flops.
+/// With `b = H^-1 a` this is the self-influence. Cost: `2 rows d` flops. Error: that of [`reduce::dot`].
 ///
 /// # Errors
 /// [`Error::Shape`] when a dimension does not fit.
+///
+/// # Examples
+/// ```
+/// use ascribe_core::{MatRef, score::row_dots};
+/// let gradients = MatRef::new(&[1.0, 2.0, 3.0, 4.0], 2, 2)?;
+/// let solved = MatRef::new(&[0.5, 1.0, 1.5, 2.0], 2, 2)?;
+/// let mut self_influence = [0.0; 2];
+/// row_dots(&mut self_influence, gradients, solved)?;
+/// assert_eq!(self_influence, [2.5, 12.5]);
+/// # Ok::<(), ascribe_core::Error>(())
+/// ```
 pub fn row_dots<T: Real>(out: &mut [T], a: MatRef<'_, T>, b: MatRef<'_, T>) -> Result<(), Error> {
     check_shape("b rows", a.rows(), b.rows())?;
     check_shape("b columns", a.cols(), b.cols())?;
     check_shape("out elements", a.rows(), out.len())?;
     for (out, (a, b)) in out.iter_mut().zip(a.row_iter().zip(b.row_iter())) {
-        *out = T::from_f64(dot_f64(a, b));
+        *out = reduce::dot(a, b)?;
     }
     Ok(())
 }
 
-/// The Euclidean norm of each row; its square is the self-influence under the identity. Accumulates in f64, and
-/// neither overflows nor underflows on the way.
+/// The Euclidean norm of each row; its square is the self-influence under the identity.
 ///
-/// Cost: `2 rows d` flops. Relative error: at most `(d/2 + 4) 2^-53` and the rounding to `T`.
+/// Cost: `2 rows d` flops. Error: that of [`reduce::norm2`], which neither overflows nor underflows on the way.
 ///
 /// # Errors
-/// [`Error::Shape`] when `out` is not one element a row.
+/// [`Error::Shape`] when `out` does not have one element a row.
+///
+/// # Examples
+/// ```
+/// use ascribe_core::{MatRef, score::row_norms};
+/// let mut norms = [0.0; 2];
+/// row_norms(&mut norms, MatRef::new(&[3.0, 4.0, 0.0, 0.0], 2, 2)?)?;
+/// assert_eq!(norms, [5.0, 0.0]);
+/// # Ok::<(), ascribe_core::Error>(())
+/// ```
 pub fn row_norms<T: Real>(out: &mut [T], x: MatRef<'_, T>) -> Result<(), Error> {
     check_shape("out elements", x.rows(), out.len())?;
     for (norm, row) in out.iter_mut().zip(x.row_iter()) {
-        *norm = T::from_f64(norm_of(row));
+        *norm = reduce::norm2(row);
     }
     Ok(())
 }
 
-/// Divides each row by `max(|row|, 1e-12)`. A zero row stays zero; a row that holds NaN or infinities becomes NaN
-/// where it is divided by NaN or infinite itself.
+/// Divides each row by `max(|row|, 1e-12)`, the norm as in [`row_norms`].
+///
+/// A zero row stays zero. A row with a NaN becomes NaN throughout; one with an infinity becomes NaN there and zero
+/// elsewhere.
 ///
 /// # Examples
 /// ```
@@ -146,15 +169,19 @@ pub fn row_norms<T: Real>(out: &mut [T], x: MatRef<'_, T>) -> Result<(), Error> 
 /// # Ok::<(), ascribe_core::Error>(())
 /// ```
 pub fn unit_rows<T: Real>(mut x: MatMut<'_, T>) {
+    if x.cols() == 0 {
+        return;
+    }
     x.for_each_row(|_, row| {
-        let norm = floored(norm_of(row));
+        let norm = floored_norm(row);
         for x in row {
-            *x = T::from_f64(x.to_f64() / norm);
+            *x /= norm;
         }
     });
 }
 
-/// `max(norm, NORM_FLOOR)`, but NaN stays NaN.
-fn floored(norm: f64) -> f64 {
-    if norm < NORM_FLOOR { NORM_FLOOR } else { norm }
+/// `max(|row|, NORM_FLOOR)`; NaN stays NaN.
+fn floored_norm<T: Real>(row: &[T]) -> T {
+    let (norm, floor) = (reduce::norm2(row), T::from_f64(NORM_FLOOR));
+    if norm < floor { floor } else { norm }
 }

@@ -1,0 +1,344 @@
+//! Runs cases and compares: one line an output, and a verdict.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use safetensors::SafeTensors;
+use serde_json::{Map, Value};
+
+use super::case::{Inputs, Outputs, Values, read};
+use super::compare::{Tolerance, compare};
+use super::{Handler, find};
+use crate::failure::fail;
+use crate::{Failure, tolerance};
+
+/// Which of an operation's handlers to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Double precision on the CPU.
+    F64,
+    /// Single precision on the CPU.
+    F32,
+    /// Single precision on the GPU.
+    Gpu,
+}
+
+/// What to run, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Files, and folders that are searched for `*.safetensors`.
+    pub paths: Vec<PathBuf>,
+    /// The one operation to run, if not all.
+    pub only: Option<String>,
+    /// The precision and device.
+    pub mode: Mode,
+    /// Operations still to come: their cases are skipped, and none of them may have a handler.
+    pub allow_missing: BTreeSet<String>,
+}
+
+/// The counts of the closing line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Outputs that agree.
+    pub passed: usize,
+    /// Outputs that do not, and cases that could not be computed.
+    pub failed: usize,
+    /// Cases that this mode or the list of operations to come leaves out.
+    pub skipped: usize,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 { write!(f, ", {} skipped", self.skipped) } else { Ok(()) }
+    }
+}
+
+/// Runs every case under the paths and passes each line of the report to `line`.
+///
+/// A path or an `--only` that selects no case is a failure: it would prove nothing and look like success.
+pub fn run(options: &Options, mut line: impl FnMut(&str)) -> Tally {
+    let mut tally = Tally::default();
+    let mut report = |verdict: &str, rest: &str| {
+        match verdict {
+            "PASS" => tally.passed += 1,
+            "SKIP" => tally.skipped += 1,
+            _ => tally.failed += 1,
+        }
+        line(&format!("{verdict} {rest}"));
+    };
+    for op in options.allow_missing.iter().filter(|op| find(op).is_some()) {
+        report("FAIL", &format!("{op} * * is listed as missing, but has a handler: take it off the list"));
+    }
+    let mut selected = 0_usize;
+    for path in &options.paths {
+        let mut files = Vec::new();
+        match collect(path, &mut files) {
+            Err(error) => report("FAIL", &format!("? {} * {error}", path.display())),
+            Ok(()) if files.is_empty() => report("FAIL", &format!("? {} * holds no case", path.display())),
+            Ok(()) => {}
+        }
+        files.sort();
+        for file in files {
+            selected += usize::from(run_file(&file, options, &mut report));
+        }
+    }
+    if let (Some(op), 0) = (&options.only, selected) {
+        report("FAIL", &format!("{op} * * no case has this operation"));
+    }
+    tally
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
+    if !path.is_dir() {
+        std::fs::metadata(path)?;
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "safetensors") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Runs one file; whether it was a case of the selected operation.
+fn run_file(file: &Path, options: &Options, report: &mut impl FnMut(&str, &str)) -> bool {
+    let shown = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    let opened = std::fs::read(file).map_err(Failure::from).and_then(|bytes| Ok((metadata(&bytes)?, bytes)));
+    let (metadata, bytes) = match opened {
+        Ok(opened) => opened,
+        Err(failure) => {
+            report("FAIL", &format!("? {shown} * {failure}"));
+            return true;
+        }
+    };
+    let op = &metadata.op;
+    if options.only.as_ref().is_some_and(|only| only != op) {
+        return false;
+    }
+    let outputs = match handler(op, options) {
+        Ok(handler) => evaluate(&metadata, &bytes, handler, options.mode),
+        Err((verdict, reason)) => Ok(vec![(verdict, format!("* {reason}"))]),
+    };
+    match outputs {
+        Ok(outputs) => {
+            for (verdict, output) in outputs {
+                report(verdict, &format!("{op} {shown} {output}"));
+            }
+        }
+        Err(failure) => report("FAIL", &format!("{op} {shown} * {failure}")),
+    }
+    true
+}
+
+/// What computes the operation, or the verdict and the reason where nothing does.
+fn handler(op: &str, options: &Options) -> Result<Handler, (&'static str, &'static str)> {
+    match (find(op), options.mode) {
+        (None, _) if options.allow_missing.contains(op) => Err(("SKIP", "is still to come")),
+        (None, _) => Err(("FAIL", "unknown operation")),
+        (Some(op), Mode::F64) => Ok(op.f64),
+        (Some(op), Mode::F32) => Ok(op.f32),
+        (Some(op), Mode::Gpu) => op.gpu.ok_or(("SKIP", "has no GPU kernel")),
+    }
+}
+
+struct Metadata {
+    op: String,
+    params: Map<String, Value>,
+    tol: Map<String, Value>,
+}
+
+fn metadata(bytes: &[u8]) -> Result<Metadata, Failure> {
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
+    let text = |key: &str| match header.metadata().as_ref().and_then(|m| m.get(key)) {
+        Some(text) => Ok(text.clone()),
+        None => fail(format!("the metadata have no {key}")),
+    };
+    Ok(Metadata {
+        op: text("op")?,
+        params: serde_json::from_str(&text("params")?)?,
+        tol: serde_json::from_str(&text("tol")?)?,
+    })
+}
+
+/// Computes, and only then looks at what was expected. Verdict and rest of the line for each output.
+fn evaluate(
+    metadata: &Metadata,
+    bytes: &[u8],
+    handler: Handler,
+    mode: Mode,
+) -> Result<Vec<(&'static str, String)>, Failure> {
+    let tensors = SafeTensors::deserialize(bytes)?;
+    let inputs = Inputs::new(&tensors, metadata.params.clone());
+    let start = Instant::now();
+    let computed = catch_unwind(AssertUnwindSafe(|| handler(&inputs)));
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    let Outputs { tensors: computed, condition, magnitude } = match computed {
+        Ok(result) => result?,
+        Err(panic) => return fail(format!("panicked: {}", panic_message(&*panic))),
+    };
+    let unknown = inputs.unknown_params();
+    if !unknown.is_empty() {
+        return fail(format!("unknown parameters {unknown:?}"));
+    }
+    let rounding = if mode == Mode::F64 { 0.0 } else { tolerance::conformance_f32(inputs.longest_sum(), condition) };
+
+    let mut expected: BTreeMap<String, (Vec<usize>, Values)> = BTreeMap::new();
+    for name in tensors.names() {
+        if let Some(output) = name.strip_prefix("out.") {
+            expected.insert(output.to_owned(), read(&tensors, name)?);
+        }
+    }
+    let mut lines = Vec::new();
+    for (name, shape, got) in computed {
+        let verdict = match expected.remove(&name) {
+            None => Err(Failure("is computed, but the case expects no such output".into())),
+            Some(_) if !metadata.tol.contains_key(&name) => Err(Failure("has no tolerance in the case".into())),
+            Some((want_shape, want)) => {
+                let tol = |key: &str| metadata.tol[&name].get(key).and_then(Value::as_f64).unwrap_or(0.0);
+                let tolerance = Tolerance { rtol: tol("rtol"), atol: tol("atol"), rounding, magnitude };
+                compare((&shape, &got), (&want_shape, &want), tolerance)
+            }
+        };
+        lines.push(match verdict {
+            Ok((true, figures)) => ("PASS", format!("{name} {figures} ms={ms:.3}")),
+            Ok((false, figures)) => ("FAIL", format!("{name} {figures} ms={ms:.3}")),
+            Err(failure) => ("FAIL", format!("{name} {failure}")),
+        });
+    }
+    lines.extend(expected.into_keys().map(|name| ("FAIL", format!("{name} is missing"))));
+    if lines.is_empty() {
+        return fail("the case has no output to compare");
+    }
+    Ok(lines)
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use safetensors::Dtype;
+    use safetensors::tensor::{TensorView, serialize};
+
+    use super::*;
+
+    /// A case with `in.x`, the expected outputs given, and the parameter `scale`.
+    fn case(op: &str, expected: &[(&str, [f64; 2])]) -> Vec<u8> {
+        let bytes = |x: [f64; 2]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let mut tensors = vec![("in.x".to_owned(), bytes([1.0, 2.0]))];
+        tensors.extend(expected.iter().map(|(name, x)| (format!("out.{name}"), bytes(*x))));
+        let views = tensors.iter().map(|(name, x)| (name, TensorView::new(Dtype::F64, vec![2], x).unwrap()));
+        let tol: Map<_, _> =
+            expected.iter().map(|(name, _)| ((*name).to_owned(), serde_json::json!({"rtol": 0.0}))).collect();
+        let metadata =
+            [("op", op.to_owned()), ("params", r#"{"scale": 3}"#.to_owned()), ("tol", Value::Object(tol).to_string())];
+        let metadata: HashMap<_, _> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        serialize(views, Some(metadata)).unwrap()
+    }
+
+    fn verdicts(handler: Handler, expected: &[(&str, [f64; 2])]) -> Result<Vec<(&'static str, String)>, Failure> {
+        let bytes = case("test", expected);
+        evaluate(&metadata(&bytes)?, &bytes, handler, Mode::F64)
+    }
+
+    fn scaled(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
+        let (x, scale) = (inputs.floats::<f64>("x")?, inputs.number("scale")?);
+        Ok(Outputs::new().floats("y", &x.shape, &x.data.iter().map(|x| scale * x).collect::<Vec<_>>()))
+    }
+
+    fn kinds(verdicts: &[(&'static str, String)]) -> Vec<&'static str> {
+        verdicts.iter().map(|(kind, _)| *kind).collect()
+    }
+
+    #[test]
+    fn an_output_passes_or_fails_by_its_numbers() {
+        assert_eq!(kinds(&verdicts(scaled, &[("y", [3.0, 6.0])]).unwrap()), ["PASS"]);
+        assert_eq!(kinds(&verdicts(scaled, &[("y", [3.0, 6.1])]).unwrap()), ["FAIL"]);
+    }
+
+    #[test]
+    fn missing_and_extra_outputs_fail() {
+        let missing = verdicts(scaled, &[("y", [3.0, 6.0]), ("z", [0.0, 0.0])]).unwrap();
+        assert_eq!(kinds(&missing), ["PASS", "FAIL"]);
+        assert!(missing[1].1.contains("z is missing"), "{}", missing[1].1);
+        let extra = verdicts(scaled, &[("z", [0.0, 0.0])]).unwrap();
+        assert_eq!(kinds(&extra), ["FAIL", "FAIL"]);
+    }
+
+    #[test]
+    fn a_case_that_cannot_be_computed_fails_and_says_why() {
+        let expected = [("y", [3.0, 6.0])];
+        let why = |handler: Handler| verdicts(handler, &expected).unwrap_err().0;
+        assert!(why(|_| panic!("at step {}", 7)).contains("panicked: at step 7"));
+        assert!(why(|_| Err(ascribe_core::Error::Empty { what: "x" }.into())).contains("x: needs at least one"));
+        assert!(why(|inputs| inputs.count("steps").map(|_| Outputs::new())).contains("no parameter steps"));
+        assert!(why(|inputs| inputs.floats::<f64>("v").map(|_| Outputs::new())).contains("no tensor in.v"));
+        let ignores_scale: Handler =
+            |inputs| inputs.floats("x").map(|x| Outputs::new().floats::<f64>("y", &[2], &x.data));
+        assert!(why(ignores_scale).contains(r#"unknown parameters ["scale"]"#));
+        assert!(verdicts(|i| i.number("scale").map(|_| Outputs::new()), &[]).unwrap_err().0.contains("no output"));
+    }
+
+    /// The tally of a run over `files`, written into a folder of their own.
+    fn tally(folder: &str, files: &[(&str, Vec<u8>)], change: impl FnOnce(&mut Options)) -> (Tally, Vec<String>) {
+        let root = std::env::temp_dir().join(format!("ascribe-{}-{folder}", std::process::id()));
+        std::fs::create_dir_all(root.join("inner")).unwrap();
+        for (name, bytes) in files {
+            std::fs::write(root.join("inner").join(name), bytes).unwrap();
+        }
+        let mut options =
+            Options { paths: vec![root.clone()], only: None, mode: Mode::F64, allow_missing: BTreeSet::new() };
+        change(&mut options);
+        let mut lines = Vec::new();
+        let tally = run(&options, |line| lines.push(line.to_owned()));
+        std::fs::remove_dir_all(root).unwrap();
+        (tally, lines)
+    }
+
+    #[test]
+    fn unknown_operations_and_files_that_are_no_case_fail() {
+        let files = [("a.safetensors", case("no.such", &[("y", [0.0; 2])])), ("b.safetensors", b"nonsense".to_vec())];
+        let (counts, lines) = tally("unknown", &files, |_| ());
+        assert_eq!(counts, Tally { passed: 0, failed: 2, skipped: 0 });
+        assert!(lines[0].starts_with("FAIL no.such a.safetensors * unknown operation"), "{}", lines[0]);
+    }
+
+    #[test]
+    fn a_run_that_selects_nothing_fails() {
+        assert_eq!(tally("empty", &[], |_| ()).0.failed, 1);
+        let files = [("a.safetensors", case("no.such", &[]))];
+        assert_eq!(tally("only", &files, |o| o.only = Some("rng.bucket".into())).0.failed, 1);
+        assert_eq!(tally("path", &files, |o| o.paths = vec!["no such path".into()]).0.failed, 1);
+    }
+
+    #[test]
+    fn operations_to_come_are_skipped_until_they_exist() {
+        let files = [("a.safetensors", case("no.such", &[]))];
+        let listed = |op: &str| {
+            let allow_missing = BTreeSet::from([op.to_owned()]);
+            tally(op, &files, |o| o.allow_missing = allow_missing).0
+        };
+        assert_eq!(listed("no.such"), Tally { passed: 0, failed: 0, skipped: 1 });
+        assert_eq!(listed("no.such").to_string(), "0 passed, 0 failed, 1 skipped");
+        assert_eq!(listed("rng.bucket").failed, 2, "the stale entry and the unknown operation");
+    }
+
+    #[test]
+    fn an_operation_has_one_entry() {
+        let names: Vec<_> = crate::conformance::OPS.iter().copied().flatten().map(|op| op.name).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+    }
+}
