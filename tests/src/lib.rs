@@ -1,1 +1,4 @@
 //! What the tests share: generators, oracles and the table of tolerances.
+
+pub mod exact;
+pub mod tolerance;
