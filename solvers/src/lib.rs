@@ -13,5 +13,6 @@ pub mod inverse;
 pub mod linalg;
 pub mod network;
 pub mod parallel;
+pub mod train;
 
 pub use error::Error;

@@ -22,6 +22,7 @@ mod sweep;
 mod tangent;
 
 pub use activation::Activation;
+pub(crate) use cache::Cache;
 pub use factor::GaussNewtonFactor;
 pub use jacobian::Jacobian;
 pub use linearized::Linearized;
