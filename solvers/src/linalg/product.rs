@@ -94,7 +94,8 @@ pub(super) fn view<'a, F, T>(span: &'a [F], operand: &Operand<'_, T>) -> faer::M
 }
 
 pub(super) fn view_mut<F>(span: &mut [F], rows: usize, cols: usize, stride: usize) -> faer::MatMut<'_, F> {
-    faer::MatMut::from_row_major_slice_with_stride_mut(span, rows, cols, stride.max(cols))
+    // By way of the transpose: faer 0.24's `from_row_major_slice_with_stride_mut` swaps the two strides.
+    faer::MatMut::from_column_major_slice_with_stride_mut(span, cols, rows, stride.max(cols)).transpose_mut()
 }
 
 /// The number of tiles that `edge` rows or columns with `work` multiply-adds in all are cut into.
