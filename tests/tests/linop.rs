@@ -5,7 +5,7 @@
 
 use ascribe_core::linop::{
     Adjoint, AssumePositiveSemidefinite, AssumeSelfAdjoint, BlockDiagonal, Chain, Damped, Dense, Diagonal, Identity,
-    Inverse, Invertible, Kronecker, LowRank, Scaled, Sum, Transposed, apply_alloc, to_dense,
+    Inverse, Invertible, Kronecker, LowRank, Scaled, Sum, Transposed, apply_alloc, check_apply, to_dense,
 };
 use ascribe_core::{Error, LinOp, MatMut, MatRef, PositiveSemidefinite, Real, SelfAdjoint};
 use ascribe_tests::exact::Integers;
@@ -277,10 +277,37 @@ proptest! {
     }
 }
 
+/// The cyclic shift `y_i = x_(i+1)`: an invertible operator that does not commute with a diagonal.
+#[derive(Debug)]
+struct Shift(usize);
+
+impl LinOp<f64> for Shift {
+    fn dim_in(&self) -> usize {
+        self.0
+    }
+    fn dim_out(&self) -> usize {
+        self.0
+    }
+    fn apply(&self, mut out: MatMut<'_, f64>, x: MatRef<'_, f64>, _: &mut [f64]) -> Result<(), Error> {
+        check_apply(self.0, self.0, &out, &x)?;
+        out.for_each_row(|i, out| (0..self.0).for_each(|j| out[j] = x.row(i)[(j + 1) % self.0]));
+        Ok(())
+    }
+}
+
+impl Invertible<f64> for Shift {
+    fn apply_inverse(&self, mut out: MatMut<'_, f64>, x: MatRef<'_, f64>, _: &mut [f64]) -> Result<(), Error> {
+        check_apply(self.0, self.0, &out, &x)?;
+        out.for_each_row(|i, out| (0..self.0).for_each(|j| out[(j + 1) % self.0] = x.row(i)[j]));
+        Ok(())
+    }
+}
+
 /// The description of an invertible operator, with entries that are powers of two, so that inverses are exact.
 #[derive(Debug)]
 enum InvertibleSpec {
     Identity(usize),
+    Shift(usize),
     Diagonal(Vec<f64>),
     DampedDiagonal(Vec<f64>, f64),
     Scaled(f64, Box<Self>),
@@ -295,30 +322,32 @@ impl InvertibleSpec {
     fn random(integers: &mut Integers, n: usize, depth: usize) -> Self {
         let power = |integers: &mut Integers| [-2.0, -0.5, 0.5, 1.0, 4.0][integers.below(5)];
         let inner = |n, integers: &mut Integers| Box::new(Self::random(integers, n, depth.saturating_sub(1)));
-        match integers.below(if depth == 0 { 3 } else { 9 }) {
+        match integers.below(if depth == 0 { 4 } else { 10 }) {
             0 => Self::Identity(n),
+            9 => Self::AssumePositiveSemidefinite(inner(n, integers)),
             1 => Self::Diagonal((0..n).map(|_| power(integers)).collect()),
             // 0.5 above a power of two less 0.5.
             2 => Self::DampedDiagonal((0..n).map(|_| power(integers) - 0.5).collect(), 0.5),
-            3 => Self::Scaled(power(integers), inner(n, integers)),
-            4 => Self::Chain(inner(n, integers), inner(n, integers)),
-            5 => {
+            4 => Self::Scaled(power(integers), inner(n, integers)),
+            5 => Self::Chain(inner(n, integers), inner(n, integers)),
+            6 => {
                 let top = integers.below(n + 1);
                 let first = *inner(top, integers);
                 Self::BlockDiagonal(vec![first, *inner(n - top, integers)])
             }
-            6 => {
+            7 => {
                 let rows = divisor(integers, n);
                 Self::Kronecker(inner(rows, integers), inner(n / rows, integers))
             }
-            7 => Self::Inverse(inner(n, integers)),
-            _ => Self::AssumePositiveSemidefinite(inner(n, integers)),
+            8 => Self::Inverse(inner(n, integers)),
+            _ => Self::Shift(n),
         }
     }
 
     fn with<R>(&self, f: &mut dyn FnMut(&dyn Invertible<f64>) -> R) -> R {
         match self {
             Self::Identity(n) => f(&Identity::new(*n)),
+            Self::Shift(n) => f(&Shift(*n)),
             Self::Diagonal(d) => f(&Diagonal::new(d)),
             Self::DampedDiagonal(d, lambda) => f(&Damped::new(Diagonal::new(d), *lambda).unwrap()),
             Self::Scaled(alpha, a) => a.with(&mut |a| f(&Scaled::new(*alpha, a))),
@@ -415,7 +444,7 @@ proptest! {
             let form: f64 = apply(op, &v, 1).iter().zip(&v).map(|(x, y)| x * y).sum();
             prop_assert!(form >= 0.0, "{form}");
         }
-        indefinite.into_iter().try_for_each(|op| symmetric(op))?;
+        indefinite.into_iter().try_for_each(symmetric)?;
     }
 }
 
