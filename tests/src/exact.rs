@@ -3,6 +3,9 @@
 /// `sum_i x_i y_i` as if computed with twice the precision of `f64` and then rounded: its error is at most
 /// `u |s| + gamma_n^2 sum_i |x_i y_i|` (Ogita, Rump and Oishi, SIAM J. Sci. Comput. 26, 2005, proposition 5.5),
 /// as long as nothing overflows or underflows.
+///
+/// # Panics
+/// When the lengths differ.
 pub fn dot(x: &[f64], y: &[f64]) -> f64 {
     assert_eq!(x.len(), y.len());
     let (mut sum, mut correction) = (0.0, 0.0);

@@ -139,7 +139,7 @@ impl<T: Real> ExampleLinOp<T> for EmpiricalFisher<'_, T> {
 /// ```
 ///
 /// # References
-/// Martens 2020, arXiv:1412.1193, section 5.
+/// Martens 2020, arXiv:1412.1193.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampledFisher<'a, J, T> {
     jacobian: J,

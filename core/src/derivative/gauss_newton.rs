@@ -29,7 +29,7 @@ use crate::view::{MatMut, MatRef};
 /// ```
 ///
 /// # References
-/// Schraudolph 2002, doi:10.1162/08997660260028683; Martens 2020, arXiv:1412.1193, section 8.
+/// Schraudolph 2002, doi:10.1162/08997660260028683; Martens 2020, arXiv:1412.1193.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GaussNewton<J, H, T> {
     jacobian: J,

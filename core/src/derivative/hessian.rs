@@ -20,6 +20,15 @@ pub trait DifferentiableGradient {
     fn gradient<S: Scalar>(&self, params: &[S], out: &mut [S]) -> Result<(), Error>;
 }
 
+impl<M: DifferentiableGradient> DifferentiableGradient for &M {
+    fn dim(&self) -> usize {
+        (**self).dim()
+    }
+    fn gradient<S: Scalar>(&self, params: &[S], out: &mut [S]) -> Result<(), Error> {
+        (**self).gradient(params, out)
+    }
+}
+
 /// `H v`, the exact product of the Hessian at `params` and `v`: the tangent of the gradient at `params + ε v`.
 ///
 /// Cost: one evaluation of the gradient at dual numbers, about three times its flops. `work` holds at least `2 D`
@@ -48,7 +57,7 @@ pub trait DifferentiableGradient {
 ///
 /// # References
 /// Pearlmutter 1994, "Fast exact multiplication by the Hessian", doi:10.1162/neco.1994.6.1.147.
-pub fn hvp<T: Real, M: DifferentiableGradient + ?Sized>(
+pub fn hvp<T: Real, M: DifferentiableGradient>(
     out: &mut [T],
     model: &M,
     params: &[T],
