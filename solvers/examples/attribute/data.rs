@@ -40,8 +40,9 @@ impl Dataset {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let file = SafeTensors::deserialize(bytes)
-            .map_err(|why| format!("not a whole safetensors file ({why}); write it again with a safetensors library"))?;
+        let file = SafeTensors::deserialize(bytes).map_err(|why| {
+            format!("not a whole safetensors file ({why}); write it again with a safetensors library")
+        })?;
         let images = bytes_of(&file, "images")?;
         let labels = bytes_of(&file, "labels")?;
         let &[n, p] = images.shape() else {
@@ -100,9 +101,9 @@ impl Dataset {
     /// Tells two data sets apart (FNV-1a, 64 bits): what a saved ground truth remembers its data by.
     pub(crate) fn checksum(&self) -> u64 {
         let words = self.features.iter().map(|x| x.to_bits()).chain(self.labels.iter().map(|&label| label as u32));
-        words.flat_map(u32::to_le_bytes).fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-        })
+        words
+            .flat_map(u32::to_le_bytes)
+            .fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
     }
 }
 
@@ -169,7 +170,7 @@ mod tests {
         let labels = ("labels", Dtype::U8, vec![2], &[0, 1][..]);
         let cases: [(&[Tensor<'_>], &str); 9] = [
             (&[], "no tensor `images`"),
-            (&[images.clone()], "no tensor `labels`"),
+            (std::slice::from_ref(&images), "no tensor `labels`"),
             (&[("images", Dtype::F32, vec![2, 1], &[0; 8]), labels.clone()], "convert it to u8"),
             (&[("images", Dtype::U8, vec![8], &[0; 8]), labels.clone()], "must be [n, p]"),
             (&[("images", Dtype::U8, vec![4, 2], &[0; 8]), labels.clone()], "must be [4]"),

@@ -59,3 +59,33 @@ fn shown(queries: &Dataset) -> Vec<usize> {
     chosen.sort_unstable();
     chosen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images(labels: &[usize]) -> Dataset {
+        let n = labels.len();
+        Dataset { features: vec![0.0; n], labels: labels.to_vec(), n, p: 1, classes: 10, side: 1 }
+    }
+
+    #[test]
+    fn six_labels_first_then_the_first_of_the_rest() {
+        assert_eq!(shown(&images(&[3, 3, 1, 3, 0, 1, 5, 6, 7, 8])), [0, 2, 4, 6, 7, 8]);
+        assert_eq!(shown(&images(&[3, 3, 1, 1, 1, 3, 1, 1])), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(shown(&images(&[1, 1, 1, 1, 1, 1, 1, 2])), [0, 1, 2, 3, 4, 7]);
+        assert_eq!(shown(&images(&[2])), [0]);
+    }
+
+    #[test]
+    fn the_strongest_on_each_side_come_first() {
+        // Query 0 likes later examples, query 1 earlier ones.
+        let scores: Vec<f64> = (0..7).flat_map(|i| [f64::from(i) - 3.0, 3.0 - f64::from(i)]).collect();
+        let figures = figures(&scores, &images(&[0, 1, 2, 3, 4, 5, 6]), &images(&[8, 9])).unwrap();
+        let indices = |neighbours: &[Neighbour]| neighbours.iter().map(|n| n.index).collect::<Vec<_>>();
+        assert_eq!(indices(&figures[0].proponents), [6, 5, 4, 3, 2]);
+        assert_eq!(indices(&figures[0].opponents), [0, 1, 2, 3, 4]);
+        assert_eq!(indices(&figures[1].proponents), [0, 1, 2, 3, 4]);
+        assert_eq!((figures[1].label, &figures[1].opponents[0]), (9, &Neighbour { index: 6, label: 6, score: -3.0 }));
+    }
+}

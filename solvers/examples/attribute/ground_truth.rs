@@ -3,14 +3,13 @@
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{fs, thread};
+use std::thread;
 
-use ascribe_core::metric;
+use ascribe_core::Error;
 use ascribe_core::random::Stream;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
+use crate::archive;
 use crate::data::Dataset;
 use crate::file;
 use crate::options::Options;
@@ -26,35 +25,36 @@ const FORMAT: u32 = 1;
 /// Everything that the retraining results depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    subsets: usize,
-    seeds: usize,
-    train: usize,
-    queries: usize,
-    seed: u64,
+    pub(crate) subsets: usize,
+    pub(crate) seeds: usize,
+    pub(crate) train: usize,
+    pub(crate) queries: usize,
+    pub(crate) seed: u64,
     /// All of it by name, as a file remembers it.
-    named: Map<String, Value>,
+    pub(crate) named: Map<String, Value>,
 }
 
 impl Settings {
     pub(crate) fn new(options: &Options, data: &Dataset) -> Self {
-        let mut named = Map::new();
-        named.insert("format".into(), json!(FORMAT));
-        named.insert("data".into(), json!(format!("{:016x}", data.checksum())));
-        named.insert("subsets".into(), json!(options.subsets));
-        named.insert("seeds".into(), json!(options.seeds));
-        named.extend(options.training());
         let &Options { subsets, seeds, train, queries, seed, .. } = options;
+        let mut named = options.training();
+        let rest = [
+            ("format", json!(FORMAT)),
+            ("data", json!(format!("{:016x}", data.checksum()))),
+            ("subsets", json!(subsets)),
+            ("seeds", json!(seeds)),
+        ];
+        named.extend(rest.map(|(name, value)| (name.to_owned(), value)));
         Self { subsets, seeds, train, queries, seed, named }
     }
 
     /// Random halves of the training rows, each ascending.
-    fn draw_subsets(&self) -> Vec<Vec<usize>> {
+    pub(crate) fn draw_subsets(&self) -> Result<Vec<Vec<usize>>, Error> {
         let stream = Stream::new(self.seed, "attribute.subset");
         let draw = |subset| {
             let mut rows = vec![0; self.train / 2];
-            stream.child(subset as u64).draws().sample_without_replacement(self.train, &mut rows);
-            rows.sort_unstable();
-            rows
+            stream.child(subset as u64).draws().sample_without_replacement(&mut rows, self.train)?;
+            Ok(rows)
         };
         (0..self.subsets).map(draw).collect()
     }
@@ -62,8 +62,7 @@ impl Settings {
 
 /// The seed of run number `run` of those called `name`.
 pub(crate) fn run_seed(seed: u64, name: &str, run: usize) -> u64 {
-    let [low, high, ..] = Stream::new(seed, name).words(run as u64, 0);
-    u64::from(high) << 32 | u64::from(low)
+    Stream::new(seed, name).child(run as u64).draws().next_u64()
 }
 
 /// The retraining results.
@@ -71,7 +70,7 @@ pub(crate) fn run_seed(seed: u64, name: &str, run: usize) -> u64 {
 pub(crate) struct GroundTruth {
     /// The rows of each subset, ascending.
     pub(crate) subsets: Vec<Vec<usize>>,
-    /// `[subsets, seeds, queries]`: the margin of the query's own class after training on the subset.
+    /// `[subsets, seeds, queries]`: the margin `log p/(1 - p)` of the query's own class after training on the subset.
     pub(crate) margins: Vec<f64>,
     pub(crate) seeds: usize,
     pub(crate) queries: usize,
@@ -87,20 +86,20 @@ impl GroundTruth {
     ) -> Result<Self, String> {
         if let Some(path) = path {
             if path.exists() {
-                return Self::load(path, settings);
+                return archive::load(path, settings);
             }
             file::check_writable(path)?;
         }
         let stage = Stage::new("ground truth", settings.subsets * settings.seeds);
         let truth = Self::compute(settings, retrain, threads, &stage)?;
-        stage.finish(&format!("{} subsets x {} seeds retrained", settings.subsets, settings.seeds));
+        stage.finish(&format!("{} halves retrained with {} seeds", settings.subsets, settings.seeds));
         if let Some(path) = path {
-            file::write(path, &truth.to_bytes(settings)?)?;
+            archive::save(path, &truth, settings)?;
         }
         Ok(truth)
     }
 
-    /// Retrains on every subset with every seed. Each run is a job by itself, so threads change no result.
+    /// Retrains on every subset with every seed. Each run is a job by itself, so `threads` changes no result.
     pub(crate) fn compute(
         settings: &Settings,
         retrain: &Retrain<'_>,
@@ -108,7 +107,7 @@ impl GroundTruth {
         stage: &Stage,
     ) -> Result<Self, String> {
         let &Settings { seeds, queries, seed, .. } = settings;
-        let subsets = settings.draw_subsets();
+        let subsets = settings.draw_subsets().map_err(|why| why.to_string())?;
         let jobs = subsets.len() * seeds;
         let next = AtomicUsize::new(0);
         let worker = || {
@@ -118,9 +117,10 @@ impl GroundTruth {
                 if job >= jobs {
                     return results;
                 }
-                let margins = retrain(&subsets[job / seeds], run_seed(seed, "attribute.retraining", job))
-                    .and_then(|margins| check_finite(margins, job / seeds));
+                let margins = retrain(&subsets[job / seeds], run_seed(seed, "attribute.retraining", job));
+                let margins = margins.and_then(check_margins).map_err(|why| format!("subset {}: {why}", job / seeds));
                 if margins.is_err() {
+                    // Nobody needs the rest.
                     next.store(jobs, Ordering::Relaxed);
                 }
                 results.push((job, margins));
@@ -142,93 +142,84 @@ impl GroundTruth {
         let subsets = self.margins.chunks_exact(self.seeds * self.queries);
         subsets.flat_map(|runs| (0..self.queries).map(move |q| mean(runs, q))).collect()
     }
-
-    /// The largest LDS that the measurement's own noise lets a perfect method reach, averaged over the queries;
-    /// `None` when there is one seed, and so no telling.
-    ///
-    /// With r the mean rank correlation of two seeds over the subsets, the mean of S seeds has the reliability
-    /// R = S r / (1 + (S - 1) r) (Spearman and Brown), and correlates with the noiseless truth as sqrt(R).
-    pub(crate) fn noise_ceiling(&self) -> Option<f64> {
-        if self.seeds < 2 {
-            return None;
-        }
-        let column = |seed: usize, q: usize| -> Vec<f64> {
-            self.margins.iter().skip(seed * self.queries + q).step_by(self.seeds * self.queries).copied().collect()
-        };
-        let s = self.seeds as f64;
-        let ceiling = |q| {
-            let columns: Vec<_> = (0..self.seeds).map(|seed| column(seed, q)).collect();
-            let pairs = columns.iter().enumerate().flat_map(|(i, a)| columns[..i].iter().map(move |b| (a, b)));
-            let r = pairs.map(|(a, b)| metric::spearman(a, b).value).sum::<f64>() / (s * (s - 1.0) / 2.0);
-            let r = r.max(0.0);
-            (s * r / (1.0 + (s - 1.0) * r)).sqrt()
-        };
-        Some((0..self.queries).map(ceiling).sum::<f64>() / self.queries as f64)
-    }
-
-    fn to_bytes(&self, settings: &Settings) -> Result<Vec<u8>, String> {
-        let rows: Vec<u8> = self.subsets.iter().flatten().flat_map(|&row| (row as u32).to_le_bytes()).collect();
-        let margins: Vec<u8> = self.margins.iter().flat_map(|margin| margin.to_le_bytes()).collect();
-        let shape = vec![settings.subsets, settings.seeds, settings.queries];
-        let tensors = [
-            ("subsets", Dtype::U32, vec![settings.subsets, settings.train / 2], &rows),
-            ("margins", Dtype::F64, shape, &margins),
-        ];
-        let view = |(name, dtype, shape, data)| TensorView::new(dtype, shape, data).map(|view| (name, view));
-        let views = tensors.map(|(name, dtype, shape, data): (&str, _, _, &Vec<u8>)| view((name, dtype, shape, data)));
-        let views = views.into_iter().collect::<Result<Vec<_>, _>>().map_err(|why| why.to_string())?;
-        let settings = Value::from(settings.named.clone()).to_string();
-        safetensors::serialize(views, Some([("settings".to_owned(), settings)].into()))
-            .map_err(|why| format!("the ground truth cannot be stored: {why}"))
-    }
-
-    fn load(path: &Path, settings: &Settings) -> Result<Self, String> {
-        let name = path.display();
-        let bytes = fs::read(path).map_err(|why| format!("cannot read --ground-truth {name}: {why}"))?;
-        Self::from_bytes(&bytes, settings)
-            .map_err(|why| format!("--ground-truth {name} {why}; the file is left as it is: name another one"))
-    }
-
-    fn from_bytes(bytes: &[u8], settings: &Settings) -> Result<Self, String> {
-        let foreign = |_| "is not a ground truth that this program wrote".to_owned();
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|why| foreign(why.to_string()))?;
-        let stored = header.metadata().as_ref().and_then(|entries| entries.get("settings")).map_or("", String::as_str);
-        let stored: Map<String, Value> = serde_json::from_str(stored).map_err(|why| foreign(why.to_string()))?;
-        let differences = differences(&stored, &settings.named);
-        if !differences.is_empty() {
-            return Err(format!("was made with other settings ({})", differences.join(", ")));
-        }
-        let file = SafeTensors::deserialize(bytes).map_err(|why| foreign(why.to_string()))?;
-        let data = |name: &str| file.tensor(name).map(|tensor| tensor.data()).map_err(|why| foreign(why.to_string()));
-        let margins: Vec<f64> = data("margins")?.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect();
-        let rows: Vec<usize> = data("subsets")?.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b) as usize).collect();
-        let subsets = settings.draw_subsets();
-        if rows != subsets.concat() || margins.len() != settings.subsets * settings.seeds * settings.queries {
-            return Err("is damaged: its tensors do not fit its settings".into());
-        }
-        let margins = check_finite(margins, 0)?;
-        Ok(Self { subsets, margins, seeds: settings.seeds, queries: settings.queries })
-    }
 }
 
-fn check_finite(margins: Vec<f64>, subset: usize) -> Result<Vec<f64>, String> {
+/// All finite, or which is not.
+pub(crate) fn check_margins(margins: Vec<f64>) -> Result<Vec<f64>, String> {
     match margins.iter().position(|margin| !margin.is_finite()) {
         None => Ok(margins),
-        Some(query) => Err(format!(
-            "training on subset {subset} gave query {query} the margin {}: it diverged; try a smaller --lr",
-            margins[query]
-        )),
+        Some(q) => Err(format!("training diverged, the margin of query {q} is {}; try a smaller --lr", margins[q])),
     }
 }
 
-/// `name: theirs, not ours` for each setting that differs.
-fn differences(stored: &Map<String, Value>, asked: &Map<String, Value>) -> Vec<String> {
-    // Through the same printer and parser as the stored ones: a float may lose its last bit there.
-    let asked: Map<String, Value> = serde_json::from_str(&Value::from(asked.clone()).to_string()).unwrap_or_default();
-    let names = asked.keys().chain(stored.keys().filter(|name| !asked.contains_key(*name)));
-    let show = |value: Option<&Value>| value.map_or("none".to_owned(), Value::to_string);
-    names
-        .filter(|name| stored.get(*name) != asked.get(*name))
-        .map(|name| format!("{name}: {} there, {} now", show(stored.get(name)), show(asked.get(name))))
-        .collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Parsed;
+
+    fn settings(line: &str) -> Settings {
+        let Ok(Parsed::Run(options)) = Options::parse(line.split_whitespace().map(Into::into), &[]) else {
+            panic!("{line}");
+        };
+        Settings::new(&options, &Dataset::load(None).unwrap())
+    }
+
+    /// The sum of the rows, the seed and the number of the query: it tells every run from every other.
+    fn retrain(rows: &[usize], seed: u64) -> Result<Vec<f64>, String> {
+        Ok((0..3).map(|query| rows.iter().sum::<usize>() as f64 + seed as f64 * 1e-20 + f64::from(query)).collect())
+    }
+
+    fn compute(settings: &Settings, retrain: &Retrain<'_>, threads: usize) -> Result<GroundTruth, String> {
+        GroundTruth::compute(settings, retrain, threads, &Stage::new("test", 0))
+    }
+
+    #[test]
+    fn subsets_are_random_halves() {
+        let settings = settings("--train 101 --subsets 400");
+        let subsets = settings.draw_subsets().unwrap();
+        assert_eq!(subsets.len(), 400);
+        let mut count = [0.0; 101];
+        for subset in &subsets {
+            assert_eq!(subset.len(), 50);
+            assert!(subset.is_sorted_by(|a, b| a < b) && subset[49] < 101);
+            subset.iter().for_each(|&row| count[row] += 1.0);
+        }
+        // 400 draws of probability 1/2 have the standard deviation 10: none of 101 counts is 5 of them away
+        // but with a probability of 6e-5.
+        assert!(count.iter().all(|count| (count - 198.0_f64).abs() < 50.0), "{count:?}");
+        assert_ne!(subsets[0], subsets[1]);
+    }
+
+    #[test]
+    fn threads_change_no_result() {
+        let settings = settings("--train 9 --queries 3 --subsets 7 --seeds 3");
+        let truth = compute(&settings, &retrain, 1).unwrap();
+        assert_eq!(truth.margins.len(), 7 * 3 * 3);
+        for threads in [2, 5, 64] {
+            assert_eq!(compute(&settings, &retrain, threads).unwrap(), truth);
+        }
+        let seeds: std::collections::BTreeSet<_> = truth.margins.iter().map(|margin| margin.to_bits()).collect();
+        assert_eq!(seeds.len(), 7 * 3 * 3, "every run has a seed of its own");
+    }
+
+    #[test]
+    fn the_measurement_is_the_mean_over_seeds() {
+        let margins = vec![1.0, 10.0, 3.0, 30.0, 5.0, 50.0, 6.0, 60.0];
+        let truth = GroundTruth { subsets: vec![vec![0], vec![1]], margins, seeds: 2, queries: 2 };
+        assert_eq!(truth.measurement(), [2.0, 20.0, 5.5, 55.0]);
+    }
+
+    #[test]
+    fn a_failing_run_ends_the_computation() {
+        let settings = settings("--train 9 --queries 3 --subsets 50 --seeds 3");
+        let runs = AtomicUsize::new(0);
+        let fails = |_: &[usize], _| {
+            runs.fetch_add(1, Ordering::Relaxed);
+            Err("no".into())
+        };
+        assert_eq!(compute(&settings, &fails, 1).unwrap_err(), "subset 0: no");
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+        let diverges = |_: &[usize], _| Ok(vec![0.0, f64::NAN, 0.0]);
+        assert!(compute(&settings, &diverges, 2).unwrap_err().contains("margin of query 1 is NaN; try a smaller --lr"));
+    }
 }

@@ -4,6 +4,7 @@
 //! image for every query by each method, retrains on random halves of the data to see which method was right, and
 //! writes `attribution.svg` and `attribution.json`. `-- --help` lists what can be changed.
 
+mod archive;
 mod chart;
 mod data;
 mod evaluation;
@@ -25,7 +26,7 @@ use data::Dataset;
 use evaluation::{Tally, Truth};
 use ground_truth::{GroundTruth, Settings, run_seed};
 use methods::{Context, METHODS};
-use options::{Options, Parsed};
+use options::{ModelKind, Options, Parsed};
 use progress::Stage;
 use report::Report;
 
@@ -74,7 +75,7 @@ fn run(options: &Options) -> Result<(), String> {
     let truth = Truth::new(&ground_truth, train.n);
 
     let methods: Vec<_> = METHODS.iter().filter(|method| options.methods.contains(&method.name)).collect();
-    let mut tallies: Vec<_> = methods.iter().map(|method| Tally::new(method.name)).collect();
+    let mut tallies: Vec<_> = methods.iter().map(|method| Tally::new(method.name, &truth)).collect();
     let stage = Stage::new("attribution", models.len() * methods.len());
     for model in &models {
         let context = Context { options, model, train: &train, queries: &queries };
@@ -97,7 +98,7 @@ fn run(options: &Options) -> Result<(), String> {
         queries: &queries,
         train_accuracy,
         query_accuracy,
-        noise_ceiling: ground_truth.noise_ceiling(options),
+        noise_ceiling: evaluation::noise_ceiling(&ground_truth, options.model == ModelKind::Logistic),
         rows,
         figures: figures.transpose()?,
         seconds: start.elapsed().as_secs_f64(),

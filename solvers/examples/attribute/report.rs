@@ -1,5 +1,9 @@
 //! The result of a run: as a table for the terminal, and as JSON.
 
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::data::Dataset;
@@ -37,17 +41,20 @@ type Column = (&'static str, fn(&Row) -> String);
 impl Report<'_> {
     /// What was trained on what, in a line.
     pub(crate) fn setting(&self) -> String {
-        let data = self.options.data.as_deref().map_or("UCI digits".into(), |path| path.to_string_lossy());
+        let file = self.options.data.as_deref().and_then(Path::file_name);
+        let data = file.map_or("UCI digits".into(), OsStr::to_string_lossy);
         let (p, classes) = (self.train.p, self.train.classes);
         let model = match self.options.model {
             ModelKind::Logistic => format!("logistic regression {p}-{classes}"),
             ModelKind::Mlp => {
-                let hidden: String = self.options.hidden.iter().map(|width| format!("{width}-")).collect();
-                format!("MLP {p}-{hidden}{classes}")
+                let hidden = self.options.hidden.iter().copied();
+                let widths: Vec<_> = [p].into_iter().chain(hidden).chain([classes]).map(|w| w.to_string()).collect();
+                format!("MLP {}", widths.join("-"))
             }
         };
         let models = if self.options.models > 1 { format!("{} x ", self.options.models) } else { String::new() };
-        format!("{data}, {models}{model}, {} training images", self.train.n)
+        let right = 100.0 * self.query_accuracy;
+        format!("{data}, {models}{model}, {} training images, {right:.1} % of the queries right", self.train.n)
     }
 
     /// What the noise ceiling stands on, in a line.
@@ -76,24 +83,20 @@ impl Report<'_> {
         let widths: Vec<_> = (0..columns.len()).map(width).collect();
         let mut text = String::new();
         for line in &lines {
-            text += &format!("{:<width$}", line[0], width = widths[0]);
+            let _ = write!(text, "{:<1$}", line[0], widths[0]);
             for (entry, width) in line.iter().zip(&widths).skip(1) {
-                text += &format!("  {entry:>width$}");
+                let _ = write!(text, "  {entry:>width$}");
             }
             text.push('\n');
         }
         for row in &self.rows {
             if let Err(why) = &row.lds {
-                text += &format!("{}: {why}\n", row.name);
+                let _ = writeln!(text, "{}: {why}", row.name);
             }
         }
-        text + &format!(
-            "{}; LDS over {} subsets x {} seeds, {} queries\n",
-            self.ceiling(),
-            self.options.subsets,
-            self.options.seeds,
-            self.queries.n
-        )
+        let (subsets, seeds) = (self.options.subsets, self.options.seeds);
+        let _ = write!(text, "{}; LDS over {subsets} subsets x {seeds} seeds", self.ceiling());
+        text
     }
 
     /// Every number of the table and of the pictures, and the settings that they come from.
@@ -146,4 +149,90 @@ fn row_json(row: &Row) -> Value {
 fn neighbours_json(neighbours: &[Neighbour]) -> Value {
     let one = |n: &Neighbour| json!({ "index": n.index, "label": n.label, "score": n.score });
     neighbours.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Parsed;
+
+    fn row(name: &'static str, lds: Result<f64, &str>, lds_ensemble: Option<f64>) -> Row {
+        let estimate = |mean| Estimate { mean, low: mean - 0.03, high: mean + 0.04 };
+        Row { name, lds: lds.map(estimate).map_err(str::to_owned), lds_ensemble, seconds: 1.25 }
+    }
+
+    fn with_report(line: &str, rows: Vec<Row>, check: impl Fn(&Report<'_>)) {
+        let Ok(Parsed::Run(options)) = Options::parse(line.split_whitespace().map(Into::into), &[]) else {
+            panic!("{line}");
+        };
+        let (train, queries) = Dataset::load(None).unwrap().split(options.train, options.queries).unwrap();
+        let figure = Figure {
+            query: 4,
+            label: 5,
+            proponents: vec![Neighbour { index: 3, label: 5, score: 2.0 }],
+            opponents: vec![Neighbour { index: 8, label: 1, score: -1.0 }],
+        };
+        check(&Report {
+            options: &options,
+            train: &train,
+            queries: &queries,
+            train_accuracy: 1.0,
+            query_accuracy: 0.945,
+            noise_ceiling: Some(0.907),
+            rows,
+            figures: Some(("cg", vec![figure])),
+            seconds: 42.0,
+        });
+    }
+
+    #[test]
+    fn the_table_is_aligned() {
+        let rows =
+            vec![row("gradient-dot", Ok(0.2), None), row("cg", Ok(-0.1), None), row("lissa", Err("diverged"), None)];
+        with_report("", rows, |report| {
+            let expected = "\
+method           LDS     95 % interval  seconds
+gradient-dot   0.200    0.170 to 0.240     1.25
+cg            -0.100  -0.130 to -0.060     1.25
+lissa         failed            failed     1.25
+lissa: diverged
+noise ceiling 0.907; LDS over 100 subsets x 5 seeds";
+            assert_eq!(report.table(), expected);
+        });
+        with_report("--models 2", vec![row("cg", Ok(0.1), Some(0.3))], |report| {
+            assert!(
+                report.table().starts_with("method    LDS   95 % interval  ensemble  seconds\n"),
+                "{}",
+                report.table()
+            );
+            assert!(report.setting().starts_with("UCI digits, 2 x MLP 64-128-64-10, 1000 training images, 94.5 %"));
+        });
+    }
+
+    #[test]
+    fn json_has_every_number_and_null_for_none() {
+        let rows = vec![row("cg", Ok(0.5), Some(0.6)), row("lissa", Err("diverged"), None)];
+        with_report("--models 2 --lr 0.25", rows, |report| {
+            let json = report.json();
+            let cg = json!({ "name": "cg", "lds": 0.5, "lds_low": 0.47, "lds_high": 0.54, "lds_ensemble": 0.6,
+                             "seconds": 1.25, "failure": null });
+            assert_eq!(json["methods"][0], cg);
+            assert_eq!(
+                (&json["methods"][1]["lds"], &json["methods"][1]["failure"]),
+                (&json!(null), &json!("diverged"))
+            );
+            assert_eq!((&json["noise_ceiling"], &json["seconds"]), (&json!(0.907), &json!(42.0)));
+            assert_eq!((&json["settings"]["lr"], &json["settings"]["data"]), (&json!(0.25), &json!(null)));
+            let proponent = json!({ "index": 3, "label": 5, "score": 2.0 });
+            assert_eq!(json["figures"]["queries"][0]["proponents"], json!([proponent]));
+        });
+    }
+
+    #[test]
+    fn the_best_is_the_first_of_the_highest() {
+        let rows =
+            [row("a", Err("no"), None), row("b", Ok(0.5), None), row("c", Ok(0.5), None), row("d", Ok(0.2), None)];
+        assert_eq!((best(&rows), best(&rows[..1]), best(&[])), (Some(1), None, None));
+        assert_eq!(best(&[row("a", Ok(0.5), Some(0.5)), row("b", Ok(0.4), Some(0.6))]), Some(1), "the ensemble counts");
+    }
 }
