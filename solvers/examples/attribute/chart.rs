@@ -28,6 +28,8 @@ const BAR_PITCH: f64 = 27.0;
 const BAR_HEIGHT: f64 = 15.0;
 /// A name longer than this is cut, so that it stays beside its bar.
 const NAME_CHARS: usize = 28;
+/// As much as fits on a line at 14 px.
+const LINE_CHARS: usize = 100;
 /// No character of the fonts is wider on average at 13 px.
 const CHAR_WIDTH: f64 = 7.4;
 
@@ -94,7 +96,7 @@ pub(crate) fn draw(report: &Report<'_>) -> String {
     let mut y = 50.0;
     page.bold((MARGIN, y), Anchor::Start, 22, INK, "Which training examples made the model decide?");
     y += 24.0;
-    page.text((MARGIN, y), Anchor::Start, 14, MUTED, &report.setting());
+    page.text((MARGIN, y), Anchor::Start, 14, MUTED, &cut(&report.setting(), LINE_CHARS));
     if let Some((method, figures)) = &report.figures {
         y = draw_figures(&mut page, y + 40.0, method, figures, report);
     }
@@ -278,12 +280,7 @@ fn draw_chart(page: &mut Page, top: f64, report: &Report<'_>) -> f64 {
 
 /// A name, its bar from zero, the whisker of the interval, and a diamond for the ensemble.
 fn draw_bar(page: &mut Page, axis: &Axis, middle: f64, row: &Row, fill: &str) {
-    let mut name: String = row.name.chars().take(NAME_CHARS).collect();
-    if name.len() < row.name.len() {
-        name.pop();
-        name.push('\u{2026}');
-    }
-    page.text((axis.left - 12.0, middle + 4.5), Anchor::End, 13, INK, &name);
+    page.text((axis.left - 12.0, middle + 4.5), Anchor::End, 13, INK, &cut(row.name, NAME_CHARS));
     if let Ok(lds) = &row.lds {
         let (from, to) = (axis.x(lds.mean.min(0.0)), axis.x(lds.mean.max(0.0)));
         let _ = writeln!(
@@ -308,6 +305,76 @@ fn draw_bar(page: &mut Page, axis: &Axis, middle: f64, row: &Row, fill: &str) {
     }
 }
 
+/// At most `chars` characters, the last of them a mark where more were.
+fn cut(text: &str, chars: usize) -> String {
+    if text.chars().count() <= chars {
+        return text.to_owned();
+    }
+    text.chars().take(chars - 1).chain(['\u{2026}']).collect()
+}
+
+/// Two decimals and a proper minus.
 fn signed(x: f64) -> String {
     format!("{x:.2}").replace('-', "\u{2212}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::{row, with_report};
+
+    /// Every element is closed, and every number in an attribute is finite.
+    fn check_svg(svg: &str) {
+        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+        for name in ["svg", "g", "text", "title"] {
+            assert_eq!(svg.matches(&format!("<{name}")).count(), svg.matches(&format!("</{name}>")).count(), "{name}");
+        }
+        assert!(!svg.contains("NaN") && !svg.contains("inf\""), "{svg}");
+        assert_eq!(svg.matches('<').count(), svg.matches('>').count());
+    }
+
+    #[test]
+    fn every_method_has_its_bar_and_numbers() {
+        let rows =
+            vec![row("dot", Ok(0.2), Some(0.25)), row("cg", Ok(-0.1), Some(-0.2)), row("lissa", Err("no"), None)];
+        with_report("--models 2", rows, |report| {
+            let svg = draw(report);
+            check_svg(&svg);
+            for text in [">dot<", ">cg<", ">lissa<", ">0.20<", ">\u{2212}0.10<", ">failed<", ">noise ceiling 0.91<"] {
+                assert!(svg.contains(text), "{text}");
+            }
+            assert_eq!(svg.matches("l5.5 5.5").count(), 2, "a diamond for each ensemble");
+            assert_eq!(svg.matches("<g ").count(), 3, "a query, a proponent and an opponent");
+            let legend =
+                "100 random halves x 5 seeds, 100 queries; bar: one model, diamond: scores of 2 models averaged";
+            assert!(svg.contains(legend));
+        });
+    }
+
+    #[test]
+    fn long_and_odd_names_stay_in_their_place() {
+        let name = "a-name-of-more-than-twenty-eight-characters";
+        with_report("--data <&>.safetensors", vec![row(name, Ok(0.0), None)], |report| {
+            let svg = draw(report);
+            check_svg(&svg);
+            assert!(svg.contains(">a-name-of-more-than-twenty-\u{2026}<") && svg.contains("&lt;&amp;&gt;.safetensors"));
+        });
+    }
+
+    #[test]
+    fn scores_share_a_power_of_ten() {
+        let neighbour = |score| Neighbour { index: 0, label: 0, score };
+        let unit = |scores: [f64; 2]| {
+            let [proponent, opponent] = scores.map(|score| vec![neighbour(score)]);
+            Unit::of(&[Figure { query: 0, label: 0, proponents: proponent, opponents: opponent }])
+        };
+        let small = unit([0.000_123, -0.004_56]);
+        assert_eq!((small.show(0.000_123), small.show(-0.004_56)), ("+0.12".into(), "\u{2212}4.56".into()));
+        assert_eq!(small.caption(), " in units of 10\u{207b}\u{b3}");
+        let plain = unit([12.34, -0.5]);
+        assert_eq!((plain.show(12.34), plain.show(-0.5)), ("+12.3".into(), "\u{2212}0.50".into()));
+        assert_eq!(plain.caption(), "");
+        assert_eq!(unit([0.0, 0.0]).show(0.0), "+0.00");
+        assert_eq!(unit([4e15, 0.0]).caption(), " in units of 10\u{b9}\u{2075}");
+    }
 }

@@ -177,7 +177,7 @@ mod tests {
             (&[("images", Dtype::U8, vec![2, 3], &[0; 6]), labels.clone()], "not square"),
             (&[("images", Dtype::U8, vec![2, 0], &[]), labels.clone()], "at least one image"),
             (&[("images", Dtype::U8, vec![0, 4], &[]), ("labels", Dtype::U8, vec![0], &[])], "at least one image"),
-            (&[images, ("labels", Dtype::U8, vec![2], &[0, 0])], "two classes"),
+            (&[images.clone(), ("labels", Dtype::U8, vec![2], &[0, 0])], "two classes"),
         ];
         for (tensors, expected) in cases {
             let message = parse(tensors).unwrap_err();

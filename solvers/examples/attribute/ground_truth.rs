@@ -86,7 +86,10 @@ impl GroundTruth {
     ) -> Result<Self, String> {
         if let Some(path) = path {
             if path.exists() {
-                return archive::load(path, settings);
+                let stage = Stage::new("ground truth", 1);
+                let truth = archive::load(path, settings)?;
+                stage.finish(&format!("read from {}", path.display()));
+                return Ok(truth);
             }
             file::check_writable(path)?;
         }
@@ -165,8 +168,8 @@ mod tests {
     }
 
     /// The sum of the rows, the seed and the number of the query: it tells every run from every other.
-    fn retrain(rows: &[usize], seed: u64) -> Result<Vec<f64>, String> {
-        Ok((0..3).map(|query| rows.iter().sum::<usize>() as f64 + seed as f64 * 1e-20 + f64::from(query)).collect())
+    fn margins(rows: &[usize], seed: u64) -> Vec<f64> {
+        (0..3).map(|query| rows.iter().sum::<usize>() as f64 + seed as f64 * 1e-20 + f64::from(query)).collect()
     }
 
     fn compute(settings: &Settings, retrain: &Retrain<'_>, threads: usize) -> Result<GroundTruth, String> {
@@ -182,7 +185,9 @@ mod tests {
         for subset in &subsets {
             assert_eq!(subset.len(), 50);
             assert!(subset.is_sorted_by(|a, b| a < b) && subset[49] < 101);
-            subset.iter().for_each(|&row| count[row] += 1.0);
+            for &row in subset {
+                count[row] += 1.0;
+            }
         }
         // 400 draws of probability 1/2 have the standard deviation 10: none of 101 counts is 5 of them away
         // but with a probability of 6e-5.
@@ -193,6 +198,7 @@ mod tests {
     #[test]
     fn threads_change_no_result() {
         let settings = settings("--train 9 --queries 3 --subsets 7 --seeds 3");
+        let retrain = |rows: &[usize], seed| Ok(margins(rows, seed));
         let truth = compute(&settings, &retrain, 1).unwrap();
         assert_eq!(truth.margins.len(), 7 * 3 * 3);
         for threads in [2, 5, 64] {

@@ -18,6 +18,7 @@ mod picture;
 mod progress;
 mod report;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 use std::{env, fs};
@@ -34,14 +35,15 @@ fn main() -> ExitCode {
     let names: Vec<_> = METHODS.iter().map(|method| method.name).collect();
     let result = match Options::parse(env::args_os().skip(1), &names) {
         Ok(Parsed::Run(options)) => run(&options),
-        Ok(Parsed::Help) => {
-            print!("{}", options::help(METHODS.iter().map(|method| (method.name, method.about))));
-            Ok(())
-        }
+        Ok(Parsed::Help) => Ok(options::help(METHODS.iter().map(|method| (method.name, method.about)))),
         Err(why) => Err(why),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(text) => {
+            // A reader that has seen enough and left is no failure.
+            let _ = writeln!(io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
         Err(why) => {
             eprintln!("attribute: {why}");
             ExitCode::from(2)
@@ -49,7 +51,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<(), String> {
+/// The whole of it; the result is what the terminal shows.
+fn run(options: &Options) -> Result<String, String> {
     let start = Instant::now();
     let (svg, json) = (options.out.join("attribution.svg"), options.out.join("attribution.json"));
     fs::create_dir_all(&options.out).map_err(|why| format!("cannot make --out {}: {why}", options.out.display()))?;
@@ -105,7 +108,6 @@ fn run(options: &Options) -> Result<(), String> {
     };
     file::write(&svg, chart::draw(&report).as_bytes())?;
     file::write(&json, format!("{:#}\n", report.json()).as_bytes())?;
-    println!("{}", report.table());
-    println!("{} and {}, {:.1} s in all", svg.display(), json.display(), report.seconds);
-    Ok(())
+    let (table, seconds) = (report.table(), report.seconds);
+    Ok(format!("{table}\n\n{} and {}, {seconds:.1} s in all", svg.display(), json.display()))
 }

@@ -272,6 +272,7 @@ pub(crate) fn help<'a>(methods: impl IntoIterator<Item = (&'a str, &'a str)>) ->
     for (name, about) in methods {
         let _ = writeln!(text, "  {name:<19} {about}");
     }
+    text.truncate(text.trim_end().len());
     text
 }
 
@@ -421,7 +422,7 @@ mod tests {
         for name in names {
             assert!(text.contains(&format!("--{name} ")), "--{name}");
         }
-        assert!(text.contains("cg                  conjugate gradients\n") && text.contains("relu, tanh"), "{text}");
+        assert!(text.contains("cg                  conjugate gradients") && text.contains("relu, tanh"), "{text}");
     }
 
     #[test]

@@ -152,16 +152,16 @@ fn neighbours_json(neighbours: &[Neighbour]) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::options::Parsed;
 
-    fn row(name: &'static str, lds: Result<f64, &str>, lds_ensemble: Option<f64>) -> Row {
+    pub(crate) fn row(name: &'static str, lds: Result<f64, &str>, lds_ensemble: Option<f64>) -> Row {
         let estimate = |mean| Estimate { mean, low: mean - 0.03, high: mean + 0.04 };
         Row { name, lds: lds.map(estimate).map_err(str::to_owned), lds_ensemble, seconds: 1.25 }
     }
 
-    fn with_report(line: &str, rows: Vec<Row>, check: impl Fn(&Report<'_>)) {
+    pub(crate) fn with_report(line: &str, rows: Vec<Row>, check: impl Fn(&Report<'_>)) {
         let Ok(Parsed::Run(options)) = Options::parse(line.split_whitespace().map(Into::into), &[]) else {
             panic!("{line}");
         };
