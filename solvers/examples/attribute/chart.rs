@@ -2,27 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::data::Dataset;
 use crate::evaluation::Row;
-use crate::figure::{Figure, Neighbour};
-use crate::picture;
+use crate::gallery;
+use crate::page::{Anchor, BAR, INK, MARGIN, MUTED, OPPONENT, PAPER, PROPONENT, Page, RULE, WIDTH, cut};
 use crate::report::{Report, best};
-
-const WIDTH: f64 = 880.0;
-const MARGIN: f64 = 36.0;
-const INK: &str = "#1f2328";
-const MUTED: &str = "#656d76";
-const RULE: &str = "#dfe2e6";
-const PROPONENT: &str = "#2866b1";
-const OPPONENT: &str = "#c4561c";
-const BAR: &str = "#a9b4c2";
-
-const QUERY: f64 = 76.0;
-const TILE: f64 = 56.0;
-const TILE_PITCH: f64 = 67.0;
-const FIGURE_PITCH: f64 = 104.0;
-const PROPONENTS_X: f64 = MARGIN + QUERY + 44.0;
-const OPPONENTS_X: f64 = WIDTH - MARGIN - 4.0 * TILE_PITCH - TILE;
 
 const BAR_PITCH: f64 = 27.0;
 const BAR_HEIGHT: f64 = 15.0;
@@ -33,72 +16,15 @@ const LINE_CHARS: usize = 100;
 /// No character of the fonts is wider on average at 13 px.
 const CHAR_WIDTH: f64 = 7.4;
 
-#[derive(Clone, Copy)]
-enum Anchor {
-    Start,
-    Middle,
-    End,
-}
-
-/// An SVG page that grows downwards.
-struct Page {
-    body: String,
-}
-
-impl Page {
-    fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, size: u32, fill: &str, text: &str) {
-        self.styled(x, y, anchor, size, fill, "", text);
-    }
-
-    fn bold(&mut self, (x, y): (f64, f64), anchor: Anchor, size: u32, fill: &str, text: &str) {
-        self.styled(x, y, anchor, size, fill, " font-weight=\"600\"", text);
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn styled(&mut self, x: f64, y: f64, anchor: Anchor, size: u32, fill: &str, style: &str, text: &str) {
-        let anchor = match anchor {
-            Anchor::Start => "start",
-            Anchor::Middle => "middle",
-            Anchor::End => "end",
-        };
-        let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-        let _ = writeln!(
-            self.body,
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\" fill=\"{fill}\"{style}>{text}</text>"
-        );
-    }
-
-    fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: &str, style: &str) {
-        let _ = writeln!(
-            self.body,
-            "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{stroke}\"{style}/>",
-            from.0, from.1, to.0, to.1
-        );
-    }
-
-    /// An image in a frame, `size` wide with the frame.
-    fn tile(&mut self, (x, y): (f64, f64), size: f64, frame: &str, pixels: &[f32]) {
-        let _ = writeln!(
-            self.body,
-            "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"5\" fill=\"#ffffff\" stroke=\"{frame}\" stroke-width=\"2\"/>",
-            x + 1.0,
-            y + 1.0,
-            size - 2.0,
-            size - 2.0
-        );
-        picture::draw(&mut self.body, pixels, (x + 5.0, y + 5.0), size - 10.0);
-    }
-}
-
 /// The whole picture.
 pub(crate) fn draw(report: &Report<'_>) -> String {
-    let mut page = Page { body: String::new() };
+    let mut page = Page::default();
     let mut y = 50.0;
     page.bold((MARGIN, y), Anchor::Start, 22, INK, "Which training examples made the model decide?");
     y += 24.0;
     page.text((MARGIN, y), Anchor::Start, 14, MUTED, &cut(&report.setting(), LINE_CHARS));
     if let Some((method, figures)) = &report.figures {
-        y = draw_figures(&mut page, y + 40.0, method, figures, report);
+        y = gallery::draw(&mut page, y + 40.0, method, figures, report);
     }
     y = draw_chart(&mut page, y + 46.0, report);
     let height = y + 30.0;
@@ -106,85 +32,9 @@ pub(crate) fn draw(report: &Report<'_>) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" \
          font-family=\"system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif\">\n\
          <title>Training examples that made the model decide, and how far each method is to be trusted</title>\n\
-         <rect width=\"100%\" height=\"100%\" rx=\"12\" fill=\"#fbfbf9\"/>\n{}</svg>\n",
+         <rect width=\"100%\" height=\"100%\" rx=\"12\" fill=\"{PAPER}\"/>\n{}</svg>\n",
         page.body
     )
-}
-
-/// The queries, one a row; returns where the next part may start.
-fn draw_figures(page: &mut Page, top: f64, method: &str, figures: &[Figure], report: &Report<'_>) -> f64 {
-    let unit = Unit::of(figures);
-    page.bold((MARGIN + QUERY / 2.0, top), Anchor::Middle, 13, INK, "query");
-    page.bold((PROPONENTS_X, top), Anchor::Start, 13, PROPONENT, "strongest proponents");
-    page.text((PROPONENTS_X, top + 17.0), Anchor::Start, 12, MUTED, "training on them raises the query's margin");
-    page.bold((OPPONENTS_X, top), Anchor::Start, 13, OPPONENT, "strongest opponents");
-    page.text((OPPONENTS_X, top + 17.0), Anchor::Start, 12, MUTED, "training on them lowers it");
-
-    let mut y = top + 34.0;
-    for figure in figures {
-        page.tile((MARGIN, y), QUERY, INK, report.queries.image(figure.query));
-        page.bold((MARGIN + QUERY / 2.0, y + QUERY + 15.0), Anchor::Middle, 12, INK, &figure.label.to_string());
-        let sides = [(PROPONENTS_X, PROPONENT, &figure.proponents), (OPPONENTS_X, OPPONENT, &figure.opponents)];
-        for (left, frame, neighbours) in sides {
-            for (place, neighbour) in neighbours.iter().enumerate() {
-                draw_neighbour(
-                    page,
-                    (left + place as f64 * TILE_PITCH, y + 10.0),
-                    frame,
-                    neighbour,
-                    &unit,
-                    report.train,
-                );
-            }
-        }
-        y += FIGURE_PITCH;
-    }
-    let caption = format!("label and influence{} on the query's margin, by {method}", unit.caption());
-    page.text((PROPONENTS_X, y + 8.0), Anchor::Start, 12, MUTED, &caption);
-    y + 8.0
-}
-
-fn draw_neighbour(page: &mut Page, (x, y): (f64, f64), frame: &str, n: &Neighbour, unit: &Unit, train: &Dataset) {
-    page.tile((x, y), TILE, frame, train.image(n.index));
-    let baseline = y + TILE + 14.0;
-    page.bold((x + 2.0, baseline), Anchor::Start, 12, INK, &n.label.to_string());
-    page.text((x + TILE - 1.0, baseline), Anchor::End, 11, MUTED, &unit.show(n.score));
-}
-
-/// A power of ten taken out of all scores, so that each is short.
-struct Unit {
-    exponent: i32,
-}
-
-impl Unit {
-    fn of(figures: &[Figure]) -> Self {
-        let neighbours = figures.iter().flat_map(|figure| figure.proponents.iter().chain(&figure.opponents));
-        let largest = neighbours.map(|neighbour| neighbour.score.abs()).fold(0.0, f64::max);
-        let exponent = if largest > 0.0 { largest.log10().floor() as i32 } else { 0 };
-        // The largest score gets one digit before the point; without need there is no power at all.
-        Self { exponent: if (-1..=1).contains(&exponent) { 0 } else { exponent } }
-    }
-
-    fn show(&self, score: f64) -> String {
-        let value = score / 10_f64.powi(self.exponent);
-        let text = if value.abs() < 9.995 { format!("{value:+.2}") } else { format!("{value:+.1}") };
-        text.replace('-', "\u{2212}")
-    }
-
-    fn caption(&self) -> String {
-        if self.exponent == 0 {
-            return String::new();
-        }
-        let superscript = |digit| match digit {
-            '-' => '\u{207b}',
-            '1' => '\u{b9}',
-            '2' => '\u{b2}',
-            '3' => '\u{b3}',
-            digit => char::from_u32(0x2070 + digit as u32 - '0' as u32).unwrap_or(digit),
-        };
-        let power: String = self.exponent.to_string().chars().map(superscript).collect();
-        format!(" in units of 10{power}")
-    }
 }
 
 /// Where the parts of the bar chart stand.
@@ -299,18 +149,10 @@ fn draw_bar(page: &mut Page, axis: &Axis, middle: f64, row: &Row, fill: &str) {
         let x = axis.x(lds);
         let _ = writeln!(
             page.body,
-            "<path d=\"M{x:.1} {:.1}l5.5 5.5l-5.5 5.5l-5.5 -5.5z\" fill=\"#fbfbf9\" stroke=\"{INK}\" stroke-width=\"1.4\"/>",
+            "<path d=\"M{x:.1} {:.1}l5.5 5.5l-5.5 5.5l-5.5 -5.5z\" fill=\"{PAPER}\" stroke=\"{INK}\" stroke-width=\"1.4\"/>",
             middle - 5.5
         );
     }
-}
-
-/// At most `chars` characters, the last of them a mark where more were.
-fn cut(text: &str, chars: usize) -> String {
-    if text.chars().count() <= chars {
-        return text.to_owned();
-    }
-    text.chars().take(chars - 1).chain(['\u{2026}']).collect()
 }
 
 /// Two decimals and a proper minus.
@@ -359,22 +201,5 @@ mod tests {
             check_svg(&svg);
             assert!(svg.contains(">a-name-of-more-than-twenty-\u{2026}<") && svg.contains("&lt;&amp;&gt;.safetensors"));
         });
-    }
-
-    #[test]
-    fn scores_share_a_power_of_ten() {
-        let neighbour = |score| Neighbour { index: 0, label: 0, score };
-        let unit = |scores: [f64; 2]| {
-            let [proponent, opponent] = scores.map(|score| vec![neighbour(score)]);
-            Unit::of(&[Figure { query: 0, label: 0, proponents: proponent, opponents: opponent }])
-        };
-        let small = unit([0.000_123, -0.004_56]);
-        assert_eq!((small.show(0.000_123), small.show(-0.004_56)), ("+0.12".into(), "\u{2212}4.56".into()));
-        assert_eq!(small.caption(), " in units of 10\u{207b}\u{b3}");
-        let plain = unit([12.34, -0.5]);
-        assert_eq!((plain.show(12.34), plain.show(-0.5)), ("+12.3".into(), "\u{2212}0.50".into()));
-        assert_eq!(plain.caption(), "");
-        assert_eq!(unit([0.0, 0.0]).show(0.0), "+0.00");
-        assert_eq!(unit([4e15, 0.0]).caption(), " in units of 10\u{b9}\u{2075}");
     }
 }

@@ -5,15 +5,18 @@
 //! writes `attribution.svg` and `attribution.json`. `-- --help` lists what can be changed.
 
 mod archive;
+mod argument;
 mod chart;
 mod data;
 mod evaluation;
 mod figure;
 mod file;
+mod gallery;
 mod ground_truth;
 mod methods;
 mod model;
 mod options;
+mod page;
 mod picture;
 mod progress;
 mod report;
@@ -55,7 +58,8 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<String, String> {
     let start = Instant::now();
     let (svg, json) = (options.out.join("attribution.svg"), options.out.join("attribution.json"));
-    fs::create_dir_all(&options.out).map_err(|why| format!("cannot make --out {}: {why}", options.out.display()))?;
+    fs::create_dir_all(&options.out)
+        .map_err(|why| format!("cannot make --out {}: {why}; choose another folder", options.out.display()))?;
     file::check_writable(&svg)?;
 
     let data = Dataset::load(options.data.as_deref())?;

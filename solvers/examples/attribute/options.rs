@@ -1,14 +1,15 @@
 //! What can be asked for on the command line.
 
 use std::ffi::OsString;
-use std::fmt::{Display, Write};
-use std::ops::{RangeBounds, RangeInclusive};
+use std::fmt::Write;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::thread;
 
 use lexopt::{Arg, Parser};
 use serde_json::{Map, Value, json};
+
+use crate::argument::{MAX_COUNT, advice, choice, chosen, count, number, path, text, widths};
 
 const HELP: &str = "\
 Which training examples made the model decide as it did, by how much, and how far each method is to be trusted.
@@ -16,42 +17,40 @@ Which training examples made the model decide as it did, by how much, and how fa
 Usage: cargo run --release --example attribute -- [OPTIONS]
 
 Data
-  --data FILE         safetensors file with `images` u8 [n, p] and `labels` u8 [n]   [the UCI digits]
-  --train N           the first N images train the model                             [1000]
-  --queries N         the next N images are the ones to explain                      [100]
+  --data FILE          safetensors file with `images` u8 [n, p], `labels` u8 [n]  [the UCI digits]
+  --train N            the first N images train the model                         [1000]
+  --queries N          the next N images are the ones to explain                  [100]
 
 Model
-  --model KIND        mlp, by SGD; or logistic, by Newton's method to its optimum    [mlp]
-  --hidden LIST       widths of the hidden layers, such as 512,256,128; or none      [128,64]
-  --activation NAME   {activations}                                 [relu]
-  --epochs N          passes over the training set                                   [30]
-  --steps N           optimiser steps of every run, instead of --epochs
-  --batch N           examples a step                                                [64]
-  --lr X              learning rate                                                  [0.03]
-  --momentum X        from 0 to below 1                                              [0.9]
-  --weight-decay X    L2 penalty X/2 |w|^2                        [mlp: 0, logistic: 0.001]
-  --models N          models that differ in their seed alone; scores are averaged    [1]
-  --seed N            where every random number comes from                           [0]
+  --model KIND         mlp, by SGD; or logistic, by Newton to its optimum         [mlp]
+  --hidden LIST        widths of the hidden layers, such as 512,256,128; or none  [128,64]
+  --activation NAME    {activations}  [relu]
+  --epochs N           passes over the training set                               [30]
+  --steps N            optimiser steps of every run, instead of --epochs
+  --batch N            examples a step                                            [64]
+  --lr X               learning rate                                              [0.03]
+  --momentum X         from 0 to below 1                                          [0.9]
+  --weight-decay X     L2 penalty X/2 |w|^2                                       [0; logistic: 0.001]
+  --models N           models that differ in their seed; scores are averaged      [1]
+  --seed N             where every random number comes from                       [0]
 
 Attribution
-  --methods LIST      names from the table below, or all                             [all]
-  --damping X         added to the curvature  [mlp: (1 - momentum) / (lr steps), logistic: weight decay]
+  --methods LIST       names from the list below, or all                          [all]
+  --damping X          added to the curvature; for an mlp 1 / (rate steps) with
+                       rate = lr / (1 - momentum), for logistic the weight decay  [as said]
 
 Ground truth
-  --subsets N         random halves of the training set to retrain on                [100]
-  --seeds N           retrainings of each half                         [mlp: 5, logistic: 1]
-  --ground-truth FILE keep the retraining results here, and use them next time
+  --subsets N          random halves of the training set to retrain on            [100]
+  --seeds N            retrainings of each half                                   [5; logistic: 1]
+  --ground-truth FILE  keep the retraining results here, and use them next time
 
 Running
-  --threads N         retrainings at a time; never changes a result                  [all cores]
-  --out DIR           where attribution.svg and attribution.json are written         [.]
-  --help              this text
+  --threads N          retrainings at a time; never changes a result              [all cores]
+  --out DIR            where attribution.svg and attribution.json are written     [.]
+  --help               this text
 
 Methods
 ";
-
-/// The largest count that any option takes: beyond it a run would not end.
-const MAX_COUNT: usize = 1_000_000;
 
 const POSITIVE: RangeInclusive<f64> = f64::MIN_POSITIVE..=f64::MAX;
 
@@ -268,75 +267,16 @@ impl Options {
 /// The text of `--help`, with a line for each method: its name and what it is.
 pub(crate) fn help<'a>(methods: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let activations: Vec<_> = ACTIVATIONS.iter().map(|&(name, _)| name).collect();
-    let mut text = HELP.replace("{activations}", &activations.join(", "));
+    let mut text = HELP.replace("{activations}", &format!("{:<57}", activations.join(", ")));
     for (name, about) in methods {
-        let _ = writeln!(text, "  {name:<19} {about}");
+        let _ = writeln!(text, "  {name:<20} {about}");
     }
     text.truncate(text.trim_end().len());
     text
 }
 
-fn advice(why: &lexopt::Error) -> String {
-    format!("{why}; --help lists the options")
-}
-
-fn path(parser: &mut Parser) -> Result<PathBuf, String> {
-    parser.value().map(PathBuf::from).map_err(|why| advice(&why))
-}
-
-fn text(parser: &mut Parser) -> Result<String, String> {
-    parser.value().map(|value| value.to_string_lossy().into_owned()).map_err(|why| advice(&why))
-}
-
-/// A number in `range`, which `allowed` says in words.
-fn number<T: FromStr + PartialOrd>(
-    parser: &mut Parser,
-    name: &str,
-    range: impl RangeBounds<T>,
-    allowed: impl Display,
-) -> Result<T, String> {
-    let text = text(parser)?;
-    let value = text.parse().ok().filter(|value| range.contains(value));
-    value.ok_or_else(|| format!("--{name} must be {allowed}, got `{text}`"))
-}
-
-fn count(parser: &mut Parser, name: &str, least: usize) -> Result<usize, String> {
-    number(parser, name, least..=MAX_COUNT, format_args!("a whole number from {least} to {MAX_COUNT}"))
-}
-
-fn choice<T: Copy>(parser: &mut Parser, name: &str, choices: &[(&str, T)]) -> Result<T, String> {
-    let text = text(parser)?;
-    choices.iter().find(|(choice, _)| *choice == text).map(|&(_, value)| value).ok_or_else(|| {
-        let names: Vec<_> = choices.iter().map(|&(choice, _)| choice).collect();
-        format!("--{name} must be one of {}, got `{text}`", names.join(", "))
-    })
-}
-
 fn name_of<T: Copy + PartialEq>(value: T, choices: &[(&'static str, T)]) -> &'static str {
     choices.iter().find(|(_, choice)| *choice == value).map_or("", |&(name, _)| name)
-}
-
-fn widths(text: &str) -> Result<Vec<usize>, String> {
-    if text == "none" {
-        return Ok(Vec::new());
-    }
-    let width = |part: &str| part.trim().parse().ok().filter(|width| (1..=65_536).contains(width));
-    let widths: Option<Vec<usize>> = text.split(',').map(width).collect();
-    widths.filter(|widths| widths.len() <= 32).ok_or_else(|| {
-        format!("--hidden must be none, or up to 32 widths from 1 to 65536 such as 512,256,128, got `{text}`")
-    })
-}
-
-/// The chosen methods, in the order of the table.
-fn chosen(text: &str, methods: &[&'static str]) -> Result<Vec<&'static str>, String> {
-    if text == "all" {
-        return Ok(methods.to_vec());
-    }
-    let names: Vec<_> = text.split(',').map(str::trim).collect();
-    match names.iter().find(|name| !methods.contains(name)) {
-        Some(name) => Err(format!("--methods must be all, or names among {}; got `{name}`", methods.join(", "))),
-        None => Ok(methods.iter().copied().filter(|method| names.contains(method)).collect()),
-    }
 }
 
 #[cfg(test)]
@@ -422,7 +362,7 @@ mod tests {
         for name in names {
             assert!(text.contains(&format!("--{name} ")), "--{name}");
         }
-        assert!(text.contains("cg                  conjugate gradients") && text.contains("relu, tanh"), "{text}");
+        assert!(text.contains("cg                   conjugate gradients") && text.contains("relu, tanh"), "{text}");
     }
 
     #[test]
