@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::evaluation::Row;
 use crate::gallery;
-use crate::page::{Anchor, BAR, INK, MARGIN, MUTED, OPPONENT, PAPER, PROPONENT, Page, RULE, WIDTH, cut};
+use crate::page::{Anchor, BAR, INK, MARGIN, MUTED, OPPONENT, PAPER, PROPONENT, Page, RULE, WIDTH, bold, cut, regular};
 use crate::report::{Report, best};
 
 const BAR_PITCH: f64 = 27.0;
@@ -20,9 +20,9 @@ const CHAR_WIDTH: f64 = 7.4;
 pub(crate) fn draw(report: &Report<'_>) -> String {
     let mut page = Page::default();
     let mut y = 50.0;
-    page.bold((MARGIN, y), Anchor::Start, 22, INK, "Which training examples made the model decide?");
+    page.text((MARGIN, y), Anchor::Start, bold(22, INK), "Which training examples made the model decide?");
     y += 24.0;
-    page.text((MARGIN, y), Anchor::Start, 14, MUTED, &cut(&report.setting(), LINE_CHARS));
+    page.text((MARGIN, y), Anchor::Start, regular(14, MUTED), &cut(&report.setting(), LINE_CHARS));
     if let Some((method, figures)) = &report.figures {
         y = gallery::draw(&mut page, y + 40.0, method, figures, report);
     }
@@ -53,13 +53,12 @@ impl Axis {
         let ensembles = report.rows.iter().filter_map(|row| row.lds_ensemble);
         let low = estimates().map(|lds| lds.low).chain(ensembles.clone()).fold(0.0, f64::min);
         let high = estimates().map(|lds| lds.high).chain(ensembles).chain(report.noise_ceiling).fold(0.2, f64::max);
-        // Ticks are tenths or fifths; an axis ends at a fifth.
-        let fifth = |x: f64| x * 5.0;
+        // The ticks are fifths, and the axis begins and ends at one.
         Self {
             left: MARGIN + longest as f64 * CHAR_WIDTH + 14.0,
             right: WIDTH - MARGIN - columns,
-            low: fifth(low).floor() / 5.0,
-            high: fifth(high).ceil() / 5.0,
+            low: (low * 5.0).floor() / 5.0,
+            high: (high * 5.0).ceil() / 5.0,
         }
     }
 
@@ -75,15 +74,15 @@ fn draw_chart(page: &mut Page, top: f64, report: &Report<'_>) -> f64 {
     let (seconds_x, lds_x) = (WIDTH - MARGIN, WIDTH - MARGIN - 70.0 - if ensemble { 76.0 } else { 0.0 });
     let axis = Axis::new(report, WIDTH - MARGIN - lds_x + 144.0);
 
-    page.bold((MARGIN, top), Anchor::Start, 22, INK, "How far is each method to be trusted?");
+    page.text((MARGIN, top), Anchor::Start, bold(22, INK), "How far is each method to be trusted?");
     let what = "Linear datamodeling score (LDS): rank correlation with what retraining on half the data shows";
-    page.text((MARGIN, top + 24.0), Anchor::Start, 14, MUTED, what);
+    page.text((MARGIN, top + 24.0), Anchor::Start, regular(14, MUTED), what);
 
     let head = top + 62.0;
-    page.text((lds_x, head), Anchor::End, 12, MUTED, "LDS, 95 % interval");
-    page.text((seconds_x, head), Anchor::End, 12, MUTED, "seconds");
+    page.text((lds_x, head), Anchor::End, regular(12, MUTED), "LDS, 95 % interval");
+    page.text((seconds_x, head), Anchor::End, regular(12, MUTED), "seconds");
     if ensemble {
-        page.text((seconds_x - 70.0, head), Anchor::End, 12, MUTED, "ensemble");
+        page.text((seconds_x - 70.0, head), Anchor::End, regular(12, MUTED), "ensemble");
     }
 
     let first = head + 10.0;
@@ -93,44 +92,44 @@ fn draw_chart(page: &mut Page, top: f64, report: &Report<'_>) -> f64 {
         let lds = axis.low + f64::from(tick) / 5.0;
         page.line((axis.x(lds), first), (axis.x(lds), bottom), RULE, "");
         let label = format!("{:.1}", lds + 0.0).replace('-', "\u{2212}");
-        page.text((axis.x(lds), bottom + 16.0), Anchor::Middle, 12, MUTED, &label);
+        page.text((axis.x(lds), bottom + 16.0), Anchor::Middle, regular(12, MUTED), &label);
     }
     let best = best(&report.rows);
     for (i, row) in report.rows.iter().enumerate() {
         let middle = first + (i as f64 + 0.5) * BAR_PITCH + 1.0;
         draw_bar(page, &axis, middle, row, if best == Some(i) { PROPONENT } else { BAR });
         let baseline = middle + 4.5;
-        page.text((seconds_x, baseline), Anchor::End, 13, MUTED, &format!("{:.2}", row.seconds));
+        page.text((seconds_x, baseline), Anchor::End, regular(13, MUTED), &format!("{:.2}", row.seconds));
         if let Some(lds) = row.lds_ensemble {
-            page.text((seconds_x - 70.0, baseline), Anchor::End, 13, INK, &signed(lds));
+            page.text((seconds_x - 70.0, baseline), Anchor::End, regular(13, INK), &signed(lds));
         }
         match &row.lds {
             Ok(lds) => {
-                page.bold((lds_x - 96.0, baseline), Anchor::End, 13, INK, &signed(lds.mean));
+                page.text((lds_x - 96.0, baseline), Anchor::End, bold(13, INK), &signed(lds.mean));
                 let interval = format!("{} to {}", signed(lds.low), signed(lds.high));
-                page.text((lds_x, baseline), Anchor::End, 11, MUTED, &interval);
+                page.text((lds_x, baseline), Anchor::End, regular(11, MUTED), &interval);
             }
-            Err(_) => page.text((lds_x, baseline), Anchor::End, 13, OPPONENT, "failed"),
+            Err(_) => page.text((lds_x, baseline), Anchor::End, regular(13, OPPONENT), "failed"),
         }
     }
     page.line((axis.x(0.0), first), (axis.x(0.0), bottom), MUTED, "");
     if let Some(ceiling) = report.noise_ceiling {
         let x = axis.x(ceiling);
         page.line((x, first - 4.0), (x, bottom), OPPONENT, " stroke-width=\"1.5\" stroke-dasharray=\"5 4\"");
-        page.text((x, first - 10.0), Anchor::End, 12, OPPONENT, &format!("noise ceiling {ceiling:.2}"));
+        page.text((x, first - 10.0), Anchor::End, regular(12, OPPONENT), &format!("noise ceiling {ceiling:.2}"));
     }
     let mut legend =
         format!("{} random halves x {} seeds, {} queries", options.subsets, options.seeds, report.queries.n);
     if ensemble {
         let _ = write!(legend, "; bar: one model, diamond: scores of {} models averaged", options.models);
     }
-    page.text((MARGIN, bottom + 40.0), Anchor::Start, 12, MUTED, &legend);
+    page.text((MARGIN, bottom + 40.0), Anchor::Start, regular(12, MUTED), &legend);
     bottom + 40.0
 }
 
 /// A name, its bar from zero, the whisker of the interval, and a diamond for the ensemble.
 fn draw_bar(page: &mut Page, axis: &Axis, middle: f64, row: &Row, fill: &str) {
-    page.text((axis.left - 12.0, middle + 4.5), Anchor::End, 13, INK, &cut(row.name, NAME_CHARS));
+    page.text((axis.left - 12.0, middle + 4.5), Anchor::End, regular(13, INK), &cut(row.name, NAME_CHARS));
     if let Ok(lds) = &row.lds {
         let (from, to) = (axis.x(lds.mean.min(0.0)), axis.x(lds.mean.max(0.0)));
         let _ = writeln!(

@@ -2,7 +2,7 @@
 
 use crate::data::Dataset;
 use crate::figure::{Figure, Neighbour};
-use crate::page::{Anchor, INK, MARGIN, MUTED, OPPONENT, PROPONENT, Page, WIDTH};
+use crate::page::{Anchor, INK, MARGIN, MUTED, OPPONENT, PROPONENT, Page, WIDTH, bold, regular};
 use crate::report::Report;
 
 const QUERY: f64 = 76.0;
@@ -15,16 +15,21 @@ const OPPONENTS_X: f64 = WIDTH - MARGIN - 4.0 * TILE_PITCH - TILE;
 /// Draws the queries, one a row; returns the lower edge.
 pub(crate) fn draw(page: &mut Page, top: f64, method: &str, figures: &[Figure], report: &Report<'_>) -> f64 {
     let unit = Unit::of(figures);
-    page.bold((MARGIN + QUERY / 2.0, top), Anchor::Middle, 13, INK, "query");
-    page.bold((PROPONENTS_X, top), Anchor::Start, 13, PROPONENT, "strongest proponents");
-    page.text((PROPONENTS_X, top + 17.0), Anchor::Start, 12, MUTED, "training on them raises the query's margin");
-    page.bold((OPPONENTS_X, top), Anchor::Start, 13, OPPONENT, "strongest opponents");
-    page.text((OPPONENTS_X, top + 17.0), Anchor::Start, 12, MUTED, "training on them lowers it");
+    page.text((MARGIN + QUERY / 2.0, top), Anchor::Middle, bold(13, INK), "query");
+    page.text((PROPONENTS_X, top), Anchor::Start, bold(13, PROPONENT), "strongest proponents");
+    page.text(
+        (PROPONENTS_X, top + 17.0),
+        Anchor::Start,
+        regular(12, MUTED),
+        "training on them raises the query's margin",
+    );
+    page.text((OPPONENTS_X, top), Anchor::Start, bold(13, OPPONENT), "strongest opponents");
+    page.text((OPPONENTS_X, top + 17.0), Anchor::Start, regular(12, MUTED), "training on them lowers it");
 
     let mut y = top + 34.0;
     for figure in figures {
         page.tile((MARGIN, y), QUERY, INK, report.queries.image(figure.query));
-        page.bold((MARGIN + QUERY / 2.0, y + QUERY + 15.0), Anchor::Middle, 12, INK, &figure.label.to_string());
+        page.text((MARGIN + QUERY / 2.0, y + QUERY + 15.0), Anchor::Middle, bold(12, INK), &figure.label.to_string());
         let sides = [(PROPONENTS_X, PROPONENT, &figure.proponents), (OPPONENTS_X, OPPONENT, &figure.opponents)];
         for (left, frame, neighbours) in sides {
             for (place, neighbour) in neighbours.iter().enumerate() {
@@ -41,15 +46,15 @@ pub(crate) fn draw(page: &mut Page, top: f64, method: &str, figures: &[Figure], 
         y += FIGURE_PITCH;
     }
     let caption = format!("label and influence{} on the query's margin, by {method}", unit.caption());
-    page.text((PROPONENTS_X, y + 8.0), Anchor::Start, 12, MUTED, &caption);
+    page.text((PROPONENTS_X, y + 8.0), Anchor::Start, regular(12, MUTED), &caption);
     y + 8.0
 }
 
 fn draw_neighbour(page: &mut Page, (x, y): (f64, f64), frame: &str, n: &Neighbour, unit: &Unit, train: &Dataset) {
     page.tile((x, y), TILE, frame, train.image(n.index));
     let baseline = y + TILE + 14.0;
-    page.bold((x + 2.0, baseline), Anchor::Start, 12, INK, &n.label.to_string());
-    page.text((x + TILE - 1.0, baseline), Anchor::End, 11, MUTED, &unit.show(n.score));
+    page.text((x + 2.0, baseline), Anchor::Start, bold(12, INK), &n.label.to_string());
+    page.text((x + TILE - 1.0, baseline), Anchor::End, regular(11, MUTED), &unit.show(n.score));
 }
 
 /// A power of ten taken out of all scores, so that each is short.

@@ -23,6 +23,22 @@ pub(crate) enum Anchor {
     End,
 }
 
+/// How a text looks.
+#[derive(Clone, Copy)]
+pub(crate) struct Font {
+    size: u32,
+    weight: u32,
+    fill: &'static str,
+}
+
+pub(crate) fn regular(size: u32, fill: &'static str) -> Font {
+    Font { size, weight: 400, fill }
+}
+
+pub(crate) fn bold(size: u32, fill: &'static str) -> Font {
+    Font { size, weight: 600, fill }
+}
+
 /// The elements so far.
 #[derive(Default)]
 pub(crate) struct Page {
@@ -30,25 +46,18 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    pub(crate) fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, size: u32, fill: &str, text: &str) {
-        self.styled(x, y, anchor, size, fill, "", text);
-    }
-
-    pub(crate) fn bold(&mut self, (x, y): (f64, f64), anchor: Anchor, size: u32, fill: &str, text: &str) {
-        self.styled(x, y, anchor, size, fill, " font-weight=\"600\"", text);
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn styled(&mut self, x: f64, y: f64, anchor: Anchor, size: u32, fill: &str, style: &str, text: &str) {
+    pub(crate) fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, font: Font, text: &str) {
         let anchor = match anchor {
             Anchor::Start => "start",
             Anchor::Middle => "middle",
             Anchor::End => "end",
         };
+        let Font { size, weight, fill } = font;
         let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         let _ = writeln!(
             self.body,
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\" fill=\"{fill}\"{style}>{text}</text>"
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\" font-weight=\"{weight}\" \
+             fill=\"{fill}\">{text}</text>"
         );
     }
 
