@@ -1,0 +1,243 @@
+//! How good a method is: the linear datamodeling score (LDS) of its scores against the ground truth.
+//!
+//! A method predicts that training on a subset moves a query's margin by the sum of the subset's scores. The LDS is
+//! the rank correlation of these predictions with the measured margins (Park et al. 2023, arXiv:2303.14186).
+
+use ascribe_core::MatRef;
+use ascribe_core::metric::{self, QueryCorrelations};
+use ascribe_core::random::Stream;
+
+use crate::ground_truth::GroundTruth;
+
+/// A mean over the queries, and its bootstrap 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Estimate {
+    pub(crate) mean: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+/// A line of the table.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// The mean over the models of each one's LDS, or why there is none.
+    pub(crate) lds: Result<Estimate, String>,
+    /// The LDS of the scores averaged over the models, when there are several.
+    pub(crate) lds_ensemble: Option<f64>,
+    /// Mean seconds a model.
+    pub(crate) seconds: f64,
+}
+
+/// What one method has given so far, model by model.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    name: &'static str,
+    models: usize,
+    /// For each query the LDS of each model; one that is undefined, for want of differing predictions, is left out.
+    lds: Vec<Vec<f64>>,
+    /// The sum over the models, `[train, queries]`.
+    scores: Vec<f64>,
+    seconds: f64,
+    failure: Option<String>,
+}
+
+impl Tally {
+    pub(crate) fn new(name: &'static str, truth: &Truth) -> Self {
+        let (lds, scores) = (vec![Vec::new(); truth.queries], vec![0.0; truth.train * truth.queries]);
+        Self { name, models: 0, lds, scores, seconds: 0.0, failure: None }
+    }
+
+    /// Adds the scores `[train, queries]` of one more model. A method that fails on one model has failed; the other
+    /// methods go on.
+    pub(crate) fn add(&mut self, scores: Result<Vec<f64>, String>, seconds: f64, truth: &Truth) {
+        self.models += 1;
+        self.seconds += seconds;
+        match scores.and_then(|scores| Ok((truth.lds(&scores)?, scores))) {
+            Ok((lds, scores)) => {
+                let defined = self.lds.iter_mut().zip(&lds.per_query).filter(|(_, lds)| lds.valid);
+                defined.for_each(|(models, lds)| models.push(lds.value));
+                self.scores.iter_mut().zip(&scores).for_each(|(sum, score)| *sum += score);
+            }
+            Err(why) => self.failure = Some(why),
+        }
+    }
+
+    /// The scores averaged over the models, `[train, queries]`; `None` when the method failed.
+    pub(crate) fn mean_scores(&self) -> Option<Vec<f64>> {
+        let n = self.models as f64;
+        self.failure.is_none().then(|| self.scores.iter().map(|sum| sum / n).collect())
+    }
+
+    pub(crate) fn row(&self, truth: &Truth, seed: u64) -> Row {
+        let lds = match &self.failure {
+            Some(why) => Err(why.clone()),
+            None => self.estimate(seed),
+        };
+        let ensemble = self.mean_scores().filter(|_| self.models > 1).and_then(|scores| truth.lds(&scores).ok());
+        let lds_ensemble = ensemble.filter(|lds| lds.mean.valid).map(|lds| lds.mean.value);
+        Row { name: self.name, lds, lds_ensemble, seconds: self.seconds / self.models as f64 }
+    }
+
+    fn estimate(&self, seed: u64) -> Result<Estimate, String> {
+        let defined = self.lds.iter().filter(|models| !models.is_empty());
+        let lds: Vec<_> = defined.map(|models| mean(models)).collect();
+        if lds.is_empty() {
+            return Err("the scores of every query predict the same margin for all subsets".into());
+        }
+        let stream = Stream::new(seed, "attribute.bootstrap");
+        let interval = metric::bootstrap_interval(&lds, 0.95, 10_000, stream).map_err(|why| why.to_string())?;
+        Ok(Estimate { mean: mean(&lds), low: interval.lower, high: interval.upper })
+    }
+}
+
+/// The ground truth in the form in which scores are compared with it.
+#[derive(Debug)]
+pub(crate) struct Truth {
+    subsets: Vec<Vec<usize>>,
+    /// `[subsets, queries]`.
+    measurement: Vec<f64>,
+    train: usize,
+    queries: usize,
+}
+
+impl Truth {
+    pub(crate) fn new(truth: &GroundTruth, train: usize) -> Self {
+        Self { subsets: truth.subsets.clone(), measurement: truth.measurement(), train, queries: truth.queries }
+    }
+
+    fn lds(&self, scores: &[f64]) -> Result<QueryCorrelations, String> {
+        if let Some(at) = scores.iter().position(|score| !score.is_finite()) {
+            let (example, query) = (at / self.queries, at % self.queries);
+            let score = scores[at];
+            return Err(format!("the score of example {example} for query {query} is {score}; try a larger --damping"));
+        }
+        let lds = || {
+            let scores = MatRef::new(scores, self.train, self.queries)?;
+            let measurement = MatRef::new(&self.measurement, self.subsets.len(), self.queries)?;
+            metric::lds(scores, &self.subsets, measurement)
+        };
+        lds().map(|lds| lds.correlations).map_err(|why| why.to_string())
+    }
+}
+
+/// The largest LDS that the noise of the measurement lets a perfect method reach, averaged over the queries: 1 for
+/// `deterministic` training; `None` for one seed of any other, which tells nothing about its noise.
+///
+/// With r the mean rank correlation over the subsets of two seeds, the mean of S seeds has the reliability
+/// R = S r / (1 + (S - 1) r) (Spearman and Brown), and correlates with the noiseless margin as sqrt(R).
+pub(crate) fn noise_ceiling(truth: &GroundTruth, deterministic: bool) -> Option<f64> {
+    if deterministic {
+        return Some(1.0);
+    }
+    let (seeds, queries) = (truth.seeds, truth.queries);
+    let column = |seed: usize, query: usize| -> Vec<f64> {
+        truth.margins.iter().skip(seed * queries + query).step_by(seeds * queries).copied().collect()
+    };
+    let ceiling = |query| {
+        let columns: Vec<_> = (0..seeds).map(|seed| column(seed, query)).collect();
+        let pairs = columns.iter().enumerate().flat_map(|(i, a)| columns[..i].iter().map(move |b| (a, b)));
+        let r: Vec<_> = pairs.map(|(a, b)| metric::spearman(a, b).map_or(0.0, |r| r.value)).collect();
+        let (s, r) = (seeds as f64, mean(&r).max(0.0));
+        (s * r / (1.0 + (s - 1.0) * r)).sqrt()
+    };
+    (seeds > 1).then(|| mean(&(0..queries).map(ceiling).collect::<Vec<_>>()))
+}
+
+fn mean(x: &[f64]) -> f64 {
+    x.iter().sum::<f64>() / x.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four subsets of four examples, two queries; the margins are sums of the effects 8, 4, 2, 1 and their negatives.
+    fn truth() -> Truth {
+        let subsets: Vec<Vec<usize>> = vec![vec![0, 1], vec![0, 2], vec![1, 3], vec![2, 3]];
+        let margins = vec![12.0, -12.0, 10.0, -10.0, 5.0, -5.0, 3.0, -3.0];
+        Truth::new(&GroundTruth { subsets, margins, seeds: 1, queries: 2 }, 4)
+    }
+
+    const EFFECTS: [f64; 8] = [8.0, -8.0, 4.0, -4.0, 2.0, -2.0, 1.0, -1.0];
+
+    #[test]
+    fn true_effects_score_one_and_their_opposite_minus_one() {
+        let truth = truth();
+        for sign in [1.0, -1.0] {
+            let mut tally = Tally::new("effects", &truth);
+            tally.add(Ok(EFFECTS.map(|effect| sign * effect).to_vec()), 2.0, &truth);
+            let row = tally.row(&truth, 0);
+            assert_eq!(row.lds, Ok(Estimate { mean: sign, low: sign, high: sign }));
+            assert_eq!((row.lds_ensemble, row.seconds), (None, 2.0));
+        }
+    }
+
+    #[test]
+    fn an_ensemble_averages_scores_not_scores_of_scores() {
+        let truth = truth();
+        let mut tally = Tally::new("effects", &truth);
+        tally.add(Ok(EFFECTS.map(|effect| 3.0 * effect).to_vec()), 1.0, &truth);
+        tally.add(Ok(EFFECTS.map(|effect| -effect).to_vec()), 3.0, &truth);
+        let row = tally.row(&truth, 0);
+        assert_eq!((row.lds.unwrap().mean, row.lds_ensemble, row.seconds), (0.0, Some(1.0), 2.0));
+        assert_eq!(tally.mean_scores().unwrap(), EFFECTS);
+    }
+
+    #[test]
+    fn a_failed_method_says_why_and_has_no_scores() {
+        let truth = truth();
+        let mut nan = EFFECTS.to_vec();
+        nan[5] = f64::NAN;
+        for (scores, expected) in [
+            (Err("no convergence".to_owned()), "no convergence"),
+            (Ok(nan), "the score of example 2 for query 1 is NaN"),
+            (Ok(vec![0.0; 7]), "expected 8, got 7"),
+        ] {
+            let mut tally = Tally::new("broken", &truth);
+            tally.add(Ok(EFFECTS.to_vec()), 1.0, &truth);
+            tally.add(scores, 1.0, &truth);
+            let why = tally.row(&truth, 0).lds.unwrap_err();
+            assert!(why.contains(expected), "{why}");
+            assert_eq!((tally.mean_scores(), tally.row(&truth, 0).lds_ensemble), (None, None));
+        }
+    }
+
+    #[test]
+    fn scores_that_do_not_differ_have_no_lds() {
+        let truth = truth();
+        let mut tally = Tally::new("constant", &truth);
+        tally.add(Ok(vec![1.0; 8]), 1.0, &truth);
+        assert!(tally.row(&truth, 0).lds.unwrap_err().contains("same margin"));
+    }
+
+    /// Margins of `seeds` runs on 400 subsets: a signal of variance 1 and, a run, noise of variance `noise`.
+    fn noisy(seeds: usize, noise: f64) -> (GroundTruth, Vec<f64>) {
+        let mut draws = Stream::new(7, "noisy").draws();
+        let signal: Vec<_> = (0..400).map(|_| draws.next_normal()).collect();
+        let margins = signal.iter().flat_map(|s| vec![*s; seeds]).map(|s| s + noise.sqrt() * draws.next_normal());
+        (GroundTruth { subsets: vec![vec![]; 400], margins: margins.collect(), seeds, queries: 1 }, signal)
+    }
+
+    #[test]
+    fn the_ceiling_is_what_the_noiseless_signal_reaches() {
+        for (seeds, noise) in [(2, 0.5), (5, 1.0), (20, 4.0)] {
+            let (truth, signal) = noisy(seeds, noise);
+            let reached = metric::spearman(&signal, &truth.measurement()).unwrap().value;
+            let ceiling = noise_ceiling(&truth, false).unwrap();
+            // The standard error of a correlation over 400 subsets is at most 1/sqrt(400) = 0.05; both err alike.
+            assert!((ceiling - reached).abs() < 0.05, "{seeds} seeds: {ceiling} against {reached}");
+            assert!(reached < 0.95, "the noise is felt: {reached}");
+        }
+    }
+
+    #[test]
+    fn the_ceiling_without_noise_or_without_telling() {
+        assert_eq!(noise_ceiling(&noisy(3, 0.0).0, false), Some(1.0));
+        assert_eq!(noise_ceiling(&noisy(1, 0.0).0, false), None);
+        assert_eq!(noise_ceiling(&noisy(1, 0.0).0, true), Some(1.0));
+        let (mut truth, _) = noisy(2, 0.0);
+        truth.margins.iter_mut().skip(1).step_by(2).for_each(|margin| *margin = -*margin);
+        assert_eq!(noise_ceiling(&truth, false), Some(0.0), "seeds that contradict each other");
+    }
+}
