@@ -142,7 +142,7 @@ proptest! {
             return Ok(());
         }
         let part = part.unwrap();
-        prop_assert_eq!((part.examples(), part.positions(), part.dim()), (len, d.positions, record.dim()));
+        prop_assert_eq!((part.examples(), part.positions(), part.dim()), (len, record.positions(), record.dim()));
         let mut got = vec![f64::NAN; part.dim()];
         let mut want = got.clone();
         for n in 0..len {
