@@ -28,8 +28,8 @@ use crate::scalar::Real;
 /// The category that a uniform number in `[0, 1)` falls into, by inverting the cumulative distribution.
 ///
 /// Returns the least `c` with `uniform * total < weights[0] + .. + weights[c]`; the weights need not add up to 1.
-/// A category of weight 0 is never returned. Accumulates in f64: each probability is off by at most
-/// `len * 2^-52` from `weights[c] / total`. Cost: `2 len` additions.
+/// A category of weight 0 is never returned. Accumulates in f64: the bounds between categories, in `uniform`, are off
+/// by at most `len * 2^-52`. Cost: `2 len` additions.
 ///
 /// # Errors
 /// [`Error::Empty`] without weights; [`Error::NonFinite`] for a weight that is NaN or infinite;

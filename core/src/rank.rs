@@ -51,12 +51,14 @@ impl Direction {
     /// ```
     #[inline]
     pub fn compare<T: Real>(self, a: &Ranked<T>, b: &Ranked<T>) -> Ordering {
-        let by_score = match (a.score.partial_cmp(&b.score), self) {
-            (Some(order), Self::Largest) => order.reverse(),
-            (Some(order), Self::Smallest) => order,
-            (None, _) => a.score.is_nan().cmp(&b.score.is_nan()),
-        };
-        by_score.then(a.index.cmp(&b.index))
+        if self.loses(b.score, a.score) {
+            Ordering::Less
+        } else if self.loses(a.score, b.score) {
+            Ordering::Greater
+        } else {
+            // Equal, or one of them NaN: false comes before true.
+            a.score.is_nan().cmp(&b.score.is_nan()).then(a.index.cmp(&b.index))
+        }
     }
 
     /// Whether `score` certainly comes after `worst`; never so when either is NaN.

@@ -18,23 +18,23 @@ pub(super) fn sift_up<T: Real>(heap: &mut [Ranked<T>], direction: Direction) {
 
 /// Puts `candidate` in the place of the root if it ranks before it.
 pub(super) fn replace_root<T: Real>(heap: &mut [Ranked<T>], direction: Direction, candidate: Ranked<T>) {
-    match heap.first_mut() {
-        Some(root) if direction.compare(&candidate, root).is_lt() => *root = candidate,
-        _ => return,
+    if heap.first().is_none_or(|root| direction.compare(&candidate, root).is_ge()) {
+        return;
     }
-    let mut parent = 0;
-    loop {
-        let (left, right) = (2 * parent + 1, 2 * parent + 2);
-        let Some(mut last) = (left < heap.len()).then_some(left) else { return };
-        if right < heap.len() && direction.compare(&heap[right], &heap[left]).is_gt() {
-            last = right;
+    // The children that rank after the candidate move up; it takes the place that the last of them leaves.
+    let mut hole = 0;
+    while let Some(&(mut child)) = heap.get(2 * hole + 1) {
+        let mut place = 2 * hole + 1;
+        if let Some(right) = heap.get(place + 1).copied().filter(|right| direction.compare(right, &child).is_gt()) {
+            (child, place) = (right, place + 1);
         }
-        if direction.compare(&heap[parent], &heap[last]).is_ge() {
-            return;
+        if direction.compare(&candidate, &child).is_ge() {
+            break;
         }
-        heap.swap(parent, last);
-        parent = last;
+        heap[hole] = child;
+        hole = place;
     }
+    heap[hole] = candidate;
 }
 
 /// The score that a candidate is measured against: that of the root once the heap holds `k` entries; before, NaN,
