@@ -79,6 +79,11 @@ pub enum Error {
         /// Where it is singular: the index of a zero on a diagonal, or of a block.
         index: usize,
     },
+    /// A solver that stands in for an operator found no solution.
+    Unsolved {
+        /// The row whose solver diverged or met negative curvature.
+        row: usize,
+    },
     /// The model that supplies gradients or values failed with a code of its own.
     Model {
         /// The model's code.
@@ -104,6 +109,9 @@ impl fmt::Display for Error {
             Self::Parameter { what, value, must_be } => write!(f, "{what} must be {must_be}, got {value}"),
             Self::Singular { what, index } => {
                 write!(f, "{what} has no inverse (entry or block {index}); add a damping")
+            }
+            Self::Unsolved { row } => {
+                write!(f, "the inner solver of row {row} found no solution; ask it for its report")
             }
             Self::Model { code } => write!(f, "the model reported failure {code}"),
         }

@@ -1,2 +1,18 @@
 //! Networks with exact derivatives, inverse-Hessian products and the attribution methods that stand on them.
+//!
+//! ```text
+//! network ──► inverse ──► attribution
+//! ```
+//!
+//! Everything is generic over `f32` and `f64`, takes and gives the views of [`ascribe_core`], and gives the same
+//! bits for any number of threads.
 #![forbid(unsafe_code)]
+
+pub mod error;
+pub mod inverse;
+pub mod linalg;
+pub mod network;
+pub mod parallel;
+pub mod train;
+
+pub use error::Error;

@@ -5,10 +5,13 @@
 
 pub mod case;
 mod compare;
+pub mod influence;
 pub mod metric;
+pub mod mlp;
 pub mod random;
 pub mod runner;
 pub mod score;
+pub mod solve;
 
 use crate::Failure;
 use case::{Inputs, Outputs};
@@ -37,7 +40,7 @@ impl Op {
 }
 
 /// Every operation that can be computed, a slice a folder.
-pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS];
+pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, influence::OPS];
 
 /// The operation of that name.
 pub fn find(name: &str) -> Option<&'static Op> {

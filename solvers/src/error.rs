@@ -1,0 +1,95 @@
+//! What can go wrong beyond a wrong shape.
+
+use core::fmt;
+
+/// Why a solver, network or method refused its input.
+///
+/// Not converging is no error: it is a [`SolveReport`](Self).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A kernel of `ascribe-core` refused its input.
+    Core(ascribe_core::Error),
+    /// A Cholesky factorisation met a pivot that is not positive.
+    NotPositiveDefinite {
+        /// The row of the pivot.
+        pivot: usize,
+    },
+    /// A decomposition that iterates did not converge.
+    NoConvergence {
+        /// The decomposition.
+        what: &'static str,
+    },
+    /// A class label that the network has no output for.
+    Label {
+        /// The example.
+        example: usize,
+        /// Its label.
+        label: usize,
+        /// The number of outputs.
+        classes: usize,
+    },
+    /// The loss and the targets do not belong together.
+    Targets {
+        /// What the loss needs.
+        needs: &'static str,
+    },
+    /// A training run or an iteration left the finite numbers.
+    Diverged {
+        /// The step at which it did.
+        step: usize,
+    },
+    /// A name that is not one of those known.
+    Name {
+        /// What is named, with the names there are.
+        expected: &'static str,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Core(error) => error.fmt(f),
+            Self::NotPositiveDefinite { pivot } => {
+                write!(f, "the matrix is not positive definite (pivot {pivot}); use a larger damping")
+            }
+            Self::NoConvergence { what } => write!(f, "{what} did not converge; check the input for extreme values"),
+            Self::Label { example, label, classes } => {
+                write!(f, "example {example} has label {label}, but the network has {classes} outputs")
+            }
+            Self::Targets { needs } => write!(f, "the loss needs {needs}"),
+            Self::Diverged { step } => {
+                write!(f, "diverged at step {step}; use a smaller step size or a larger damping")
+            }
+            Self::Name { expected } => write!(f, "unknown name, expected {expected}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Core(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<ascribe_core::Error> for Error {
+    fn from(error: ascribe_core::Error) -> Self {
+        Self::Core(error)
+    }
+}
+
+/// `expected == got`, or the error that says which dimension differs.
+pub(crate) fn check_shape(what: &'static str, expected: usize, got: usize) -> Result<(), ascribe_core::Error> {
+    if expected == got { Ok(()) } else { Err(ascribe_core::Error::Shape { what, expected, got }) }
+}
+
+/// Every element finite, or the error that says where the first other one is.
+pub(crate) fn check_finite<T: ascribe_core::Real>(what: &'static str, x: &[T]) -> Result<(), ascribe_core::Error> {
+    match x.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(ascribe_core::Error::NonFinite { what, index }),
+    }
+}

@@ -1,0 +1,29 @@
+//! Inverse-curvature products: solve `(A + damping I) x = v` for every row `v` of a block.
+//!
+//! | solver | needs | use it when |
+//! |---|---|---|
+//! | [`Explicit`] | `A` small enough to form (`n^2` numbers) | a reference; few parameters |
+//! | [`ExplicitSpectrum`] | the same | many dampings for one matrix |
+//! | [`Woodbury`] | a factor `A = c Psi^T Psi` with few rows | fewer examples times outputs than parameters |
+//! | [`Cg`] | products with a fixed positive definite `A` | the deterministic standard |
+//! | [`Neumann`] | products, a step size below `2 / largest eigenvalue` | fixed cost, truncation as damping |
+//! | [`Lissa`] | products on batches of examples | more data than a product may touch |
+//!
+//! A solver is a plain struct of options; `prepare` binds it to an operator and gives a [`Solve`], which takes
+//! blocks of right-hand sides, each with its own stop and its own [`SolveReport`]. Not converging is a report, a
+//! wrong input is an error. [`Inverse`] makes an operator of a prepared solver, so that any of them can
+//! precondition another.
+
+mod cg;
+mod explicit;
+mod lissa;
+mod neumann;
+mod report;
+mod woodbury;
+
+pub use cg::{Cg, PreparedCg};
+pub use explicit::{Explicit, ExplicitInverse, ExplicitSpectrum};
+pub use lissa::{Batch, Lissa, PreparedLissa};
+pub use neumann::{Neumann, PreparedNeumann, Start};
+pub use report::{Inverse, Solve, SolveReport, Stop};
+pub use woodbury::Woodbury;

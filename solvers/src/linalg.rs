@@ -1,0 +1,14 @@
+//! Dense linear algebra on our views: the only module that names faer.
+//!
+//! Every product is cut into tiles by the size of the problem and each tile is computed by one thread, so the bits
+//! of a result do not depend on the number of threads. Symmetric input is read from the lower triangle.
+
+mod cholesky;
+mod eigen;
+mod factor;
+mod product;
+
+pub use cholesky::Cholesky;
+pub use eigen::{Eigen, symmetric_eigen};
+pub use factor::{Ldlt, Qr, Svd, qr, svd};
+pub use product::matmul;
