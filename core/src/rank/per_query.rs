@@ -60,13 +60,13 @@ impl<T: Real> TopKPerQuery<T> {
         if self.k == 0 || scores.cols() == 0 {
             return Ok(());
         }
-        for (index, row) in (first..).zip(scores.row_iter()) {
+        for (i, row) in scores.row_iter().enumerate() {
             for (block, scores) in row.chunks(BLOCK).enumerate() {
                 let start = block * BLOCK;
                 let worst = &self.thresholds[start..start + scores.len()];
                 if !all_lose(self.direction, scores.iter().copied().zip(worst.iter().copied())) {
                     for (query, &score) in (start..).zip(scores) {
-                        self.offer(query, Ranked { score, index });
+                        self.offer(query, Ranked { score, index: first + i });
                     }
                 }
             }

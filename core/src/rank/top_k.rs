@@ -60,11 +60,11 @@ impl<'a, T: Real> TopK<'a, T> {
     pub fn push_slice(&mut self, first: usize, scores: &[T]) -> Result<(), Error> {
         first.checked_add(scores.len()).ok_or(Error::Overflow { what: "example index" })?;
         let direction = self.direction;
-        for (start, block) in (first..).step_by(BLOCK).zip(scores.chunks(BLOCK)) {
+        for (b, block) in scores.chunks(BLOCK).enumerate() {
             let worst = threshold(&self.buffer[..self.len], self.buffer.len());
             if !all_lose(direction, block.iter().map(|&score| (score, worst))) {
-                for (index, &score) in (start..).zip(block) {
-                    self.push(index, score);
+                for (i, &score) in block.iter().enumerate() {
+                    self.push(first + b * BLOCK + i, score);
                 }
             }
         }
