@@ -250,7 +250,9 @@ impl<'a, T> MatMut<'a, T> {
     /// [`Error::Index`] when `row > rows`.
     pub fn split_rows(self, row: usize) -> Result<(Self, Self), Error> {
         check_block(row, 0, self.rows, "split row")?;
-        let cut = if row == self.rows { self.data.len() } else { (row * self.stride).min(self.data.len()) };
+        // A single row may be longer than its stride; only a view without elements has a stride that overflows.
+        let len = self.data.len();
+        let cut = if row == self.rows { len } else { row.saturating_mul(self.stride).min(len) };
         let (top, bottom) = self.data.split_at_mut(cut);
         let top_len = span(row, self.cols, self.stride)?;
         Ok((

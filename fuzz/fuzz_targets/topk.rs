@@ -24,10 +24,11 @@ fuzz_target!(|input: Input| {
     scores.truncate(examples * queries);
     let Ok(matrix) = MatRef::new(&scores, examples, queries) else { panic!("the shape fits") };
 
-    let best = top_k(matrix, k, direction);
+    let selection = || TopKPerQuery::new(queries, k, direction);
+    let (Ok(best), Ok(mut blocks), Ok(mut other)) = (top_k(matrix, k, direction), selection(), selection()) else {
+        panic!("a small selection needs no memory to speak of");
+    };
     let cut = usize::from(cut).min(examples);
-    let mut blocks = TopKPerQuery::new(queries, k, direction);
-    let mut other = TopKPerQuery::new(queries, k, direction);
     let [Ok(top), Ok(bottom)] = [(0, cut), (cut, examples - cut)].map(|(at, rows)| matrix.row_range(at, rows)) else {
         panic!("the ranges are inside");
     };
@@ -50,8 +51,11 @@ fuzz_target!(|input: Input| {
         }
     }
 
-    // Any first index: an error or a selection, never an overflow.
-    let _ = TopKPerQuery::new(queries, k, direction).push_block(first, matrix);
-    let mut stream = TopK::new(&mut buffer, direction);
-    let _ = stream.push_slice(first, &scores);
+    // Any first index, the largest possible ones in particular: an error or a selection, never an overflow.
+    for first in [first, usize::MAX - examples, usize::MAX - scores.len()] {
+        let Ok(mut selection) = selection() else { continue };
+        assert_eq!(selection.push_block(first, matrix).is_ok(), first.checked_add(examples).is_some());
+        let mut stream = TopK::new(&mut buffer, direction);
+        assert_eq!(stream.push_slice(first, &scores).is_ok(), first.checked_add(scores.len()).is_some());
+    }
 });
