@@ -19,10 +19,15 @@ pub fn conformance_f32(n: usize, condition: f64) -> f64 {
 // ---- algebra: reduce, matmul, derivative ----
 
 /// `gamma_n = n u / (1 - n u)`: bounds the relative error of `n` roundings in a row (Higham, Accuracy and Stability
-/// of Numerical Algorithms, lemma 3.1).
-pub fn gamma<T: Real>(n: usize) -> f64 {
-    let nu = n as f64 * T::EPSILON.to_f64() / 2.0;
+/// of Numerical Algorithms, lemma 3.1), `u` being half of `eps`.
+pub fn roundings(n: usize, eps: f64) -> f64 {
+    let nu = n as f64 * eps / 2.0;
     nu / (1.0 - nu)
+}
+
+/// [`roundings`] in the precision of `T`.
+pub fn gamma<T: Real>(n: usize) -> f64 {
+    roundings(n, T::EPSILON.to_f64())
 }
 
 /// Error of `reduce::dot` (and of the sums, which round once less): each term is rounded once as a product and in
@@ -93,12 +98,6 @@ pub struct CentralDifference {
 
 // ---- statistics: random, rank, record, score, metric ----
 
-/// `γ_m = m u / (1 - m u)`: the relative error that `m` roundings in a row can add up to.
-pub fn gamma(m: usize, eps: f64) -> f64 {
-    let mu = m as f64 * eps / 2.0;
-    mu / (1.0 - mu)
-}
-
 /// The exponent `t` of the statistical bounds: each holds with probability `1 - exp(-t)`, so a right generator
 /// fails one of them for about one seed in 500 million. The seeds are fixed: a pass is a pass for ever.
 pub const CONFIDENCE: f64 = 20.0;
@@ -134,36 +133,36 @@ pub fn box_muller(radius: f64) -> f64 {
 /// A bound between categories from the cumulative sum in f64 against the exact ratio: `len - 1` roundings in each of
 /// the two sums, one in the product, and one in each weight of the test.
 pub fn categorical(len: usize) -> f64 {
-    gamma(2 * len + 1, f64::EPSILON)
+    roundings(2 * len + 1, f64::EPSILON)
 }
 
 /// A score against the inner product in f64: the bound of `matmul`, `γ_{d+3} sum |t_c q_c|`, and `γ_d` in f64 for
 /// the oracle, which one more rounding in `T` covers.
 pub fn inner_product(d: usize, eps: f64, sum_abs: f64) -> f64 {
-    gamma(d + 4, eps) * sum_abs
+    roundings(d + 4, eps) * sum_abs
 }
 
 /// A cosine: the inner product of rows whose norms are divided out, `γ_{d+3}` by Cauchy and Schwarz; each norm has
 /// relative error `γ_{depth+1} / 2 + u`, and two divisions and the oracle add three roundings.
 pub fn cosine(d: usize, depth: usize, eps: f64) -> f64 {
-    gamma(d + depth + 10, eps)
+    roundings(d + depth + 10, eps)
 }
 
 /// An element of a layer's gradient against the sum over positions in f64: one product of inner dimension `r` a run,
 /// whose roundings `r + 3` add up over the runs; the bias adds one rounding a position; one more for the oracle.
 pub fn layer_gradient(positions: usize, runs: usize, eps: f64, sum_abs: f64) -> f64 {
-    gamma(positions + 3 * runs + 1, eps) * sum_abs
+    roundings(positions + 3 * runs + 1, eps) * sum_abs
 }
 
 /// A sum of a subset in another order than the oracle's: each is off by at most `γ_size` of the absolute sum.
 pub fn reordered_sum(size: usize, sum_abs: f64) -> f64 {
-    2.0 * gamma(size, f64::EPSILON) * sum_abs
+    2.0 * roundings(size, f64::EPSILON) * sum_abs
 }
 
 /// Pearson's correlation, as its documentation states it, for the result and for the oracle, which sums without a
 /// tree and so has `n` in the place of the depth. `ratio` is `max |x| sqrt(n) / |x - mean x|`, added over both sides.
 pub fn pearson(n: usize, ratio: f64) -> f64 {
-    2.0 * gamma(n + 4, f64::EPSILON) * (2.0 + ratio)
+    2.0 * roundings(n + 4, f64::EPSILON) * (2.0 + ratio)
 }
 
 /// Spearman's correlation: the sums over midranks are exact; the product under the root, the root and the division
@@ -175,17 +174,17 @@ pub const AUC: f64 = f64::EPSILON / 2.0;
 
 /// Average precision: at most `n` terms of three roundings each, added; the same for the oracle.
 pub fn average_precision(n: usize) -> f64 {
-    2.0 * gamma(n + 3, f64::EPSILON)
+    2.0 * roundings(n + 3, f64::EPSILON)
 }
 
 /// NDCG: `k` terms with a logarithm within 1 ulp, a gain and a division, added, in both sums, and one division; the
 /// same for the oracle.
 pub fn ndcg(k: usize) -> f64 {
-    2.0 * gamma(2 * k + 10, f64::EPSILON)
+    2.0 * roundings(2 * k + 10, f64::EPSILON)
 }
 
 /// A mean of `n` numbers of absolute value at most `largest`, each off by one rounding: `γ_{n+2}`, for the result
 /// and for the oracle.
 pub fn mean(n: usize, largest: f64) -> f64 {
-    2.0 * gamma(n + 2, f64::EPSILON) * largest
+    2.0 * roundings(n + 2, f64::EPSILON) * largest
 }
