@@ -32,7 +32,7 @@ pub mod rank;
 pub mod record;
 pub mod reduce;
 pub mod scalar;
-//pub mod score;
+pub mod score;
 pub mod view;
 
 pub use error::Error;

@@ -8,6 +8,7 @@
 //! bits for any number of threads.
 #![forbid(unsafe_code)]
 
+pub mod attribution;
 pub mod error;
 pub mod inverse;
 pub mod linalg;

@@ -72,11 +72,14 @@ fn run(options: &Options) -> Result<String, String> {
         models.push(model::train(options, &train, &everything, run_seed(options.seed, "attribute.model", run))?);
         stage.tick();
     }
-    let mean_accuracy = |data| models.iter().map(|model| model.accuracy(data)).sum::<f64>() / models.len() as f64;
-    let (train_accuracy, query_accuracy) = (mean_accuracy(&train), mean_accuracy(&queries));
+    let mean_accuracy = |data| {
+        let accuracies = models.iter().map(|model| model.accuracy(data));
+        Ok::<_, String>(accuracies.sum::<Result<f64, _>>()? / models.len() as f64)
+    };
+    let (train_accuracy, query_accuracy) = (mean_accuracy(&train)?, mean_accuracy(&queries)?);
     stage.finish(&format!("{:.1} % of the queries right", 100.0 * query_accuracy));
 
-    let retrain = |rows: &[usize], seed| Ok(model::train(options, &train, rows, seed)?.margins(&queries));
+    let retrain = |rows: &[usize], seed| model::train(options, &train, rows, seed)?.margins(&queries);
     let settings = Settings::new(options, &data);
     let ground_truth = GroundTruth::obtain(&settings, &retrain, options.threads, options.ground_truth.as_deref())?;
     let truth = Truth::new(&ground_truth, train.n);

@@ -1,44 +1,134 @@
-//! Placeholder: class means instead of a network.
-use crate::data::Dataset;
-use crate::options::Options;
+//! The model that is explained, and how it is trained.
+
+use ascribe_core::derivative::Reduction;
 use ascribe_core::random::Stream;
+use ascribe_core::{MatMut, MatRef, Real};
+use ascribe_solvers::network::{Activation, Linearized, Loss, Mlp, Targets};
+use ascribe_solvers::parallel::Parallelism;
+use ascribe_solvers::train::{Length, Newton, Sgd};
+
+use crate::data::Dataset;
+use crate::options::{self, ModelKind, Options};
+
+/// A trained network. Parameters are kept in f64, which holds those trained in f32 exactly.
 #[derive(Debug)]
 pub(crate) struct Model {
-    pub(crate) means: Vec<f64>,
-    pub(crate) classes: usize,
+    net: Mlp,
+    params: Vec<f64>,
 }
-pub(crate) fn train(_options: &Options, data: &Dataset, rows: &[usize], seed: u64) -> Result<Model, String> {
-    let mut means = vec![0.0; data.classes * data.p];
-    let mut count = vec![1e-9; data.classes];
-    let stream = Stream::new(seed, "fake");
-    for &row in rows {
-        let w = 0.7 + 0.6 * f64::from(stream.words(row as u64, 0)[0]) / 4_294_967_296.0;
-        let c = data.labels[row];
-        count[c] += w;
-        for (m, &x) in means[c * data.p..].iter_mut().zip(data.image(row)) {
-            *m += w * f64::from(x);
-        }
-    }
-    for c in 0..data.classes {
-        for m in &mut means[c * data.p..(c + 1) * data.p] {
-            *m /= count[c];
-        }
-    }
-    Ok(Model { means, classes: data.classes })
+
+/// Trains on the images `rows` of `data`; the seed decides the initial weights and the order of the batches.
+pub(crate) fn train(options: &Options, data: &Dataset, rows: &[usize], seed: u64) -> Result<Model, String> {
+    let run = || match options.model {
+        ModelKind::Mlp => by_sgd(options, data, rows, seed),
+        ModelKind::Logistic => by_newton(options, data, rows),
+    };
+    run().map_err(|why| format!("training failed: {why}"))
 }
+
+fn by_sgd(options: &Options, data: &Dataset, rows: &[usize], seed: u64) -> Result<Model, ascribe_solvers::Error> {
+    let widths: Vec<usize> = [data.p].into_iter().chain(options.hidden.iter().copied()).chain([data.classes]).collect();
+    let net = Mlp::new(&widths, options.activation, Loss::CrossEntropy)?;
+    let mut params = vec![0.0_f32; net.params()];
+    net.initialize(&mut params, Stream::new(seed, "attribute.init"))?;
+    let (images, labels) = select::<f32>(data, rows);
+    let sgd = Sgd {
+        learning_rate: options.lr,
+        momentum: options.momentum,
+        weight_decay: options.weight_decay,
+        batch: options.batch,
+        length: match options.length {
+            options::Length::Epochs(epochs) => Length::Epochs(epochs),
+            options::Length::Steps(steps) => Length::Steps(steps),
+        },
+        seed,
+        ..Sgd::default()
+    };
+    let images = MatRef::new(&images, rows.len(), data.p)?;
+    sgd.train(&net, &mut params, images, Targets::Classes(&labels), |_, _| ())?;
+    Ok(Model { net, params: params.into_iter().map(f64::from).collect() })
+}
+
+fn by_newton(options: &Options, data: &Dataset, rows: &[usize]) -> Result<Model, ascribe_solvers::Error> {
+    let net = Mlp::new(&[data.p, data.classes], Activation::Identity, Loss::CrossEntropy)?;
+    let mut params = vec![0.0; net.params()];
+    let (images, labels) = select::<f64>(data, rows);
+    let newton = Newton { weight_decay: options.weight_decay, ..Newton::default() };
+    let images = MatRef::new(&images, rows.len(), data.p)?;
+    newton.train(&net, &mut params, images, Targets::Classes(&labels), Reduction::Mean)?;
+    Ok(Model { net, params })
+}
+
+fn select<T: Real>(data: &Dataset, rows: &[usize]) -> (Vec<T>, Vec<usize>) {
+    let images = rows.iter().flat_map(|&row| data.image(row)).map(|&x| T::from_f64(f64::from(x))).collect();
+    (images, rows.iter().map(|&row| data.labels[row]).collect())
+}
+
 impl Model {
-    fn logits(&self, x: &[f32]) -> Vec<f64> {
-        let d = |m: &[f64]| -m.iter().zip(x).map(|(m, &x)| (m - f64::from(x)).powi(2)).sum::<f64>();
-        self.means.chunks(x.len()).map(d).collect()
+    /// The parameters in the precision that a method works in.
+    pub(crate) fn params<T: Real>(&self) -> Vec<T> {
+        self.params.iter().map(|&x| T::from_f64(x)).collect()
     }
-    fn margin(&self, x: &[f32], label: usize) -> f64 {
-        let z = self.logits(x);
-        z[label] - (0..self.classes).filter(|&c| c != label).map(|c| z[c]).fold(f64::NEG_INFINITY, f64::max)
+
+    /// The correct-class margin `ln p/(1-p)` of every image.
+    pub(crate) fn margins(&self, data: &Dataset) -> Result<Vec<f64>, String> {
+        with_linearized::<f64, _>(self, data, Parallelism::Serial, |lin| {
+            let images = lin.outputs().zip(&data.labels);
+            Ok(images.map(|(z, &label)| z[label] - log_sum_exp(z, label)).collect())
+        })
     }
-    pub(crate) fn margins(&self, data: &Dataset) -> Vec<f64> {
-        (0..data.n).map(|i| self.margin(data.image(i), data.labels[i])).collect()
+
+    /// The gradients of the margins in the parameters, `[images, parameters]`.
+    pub(crate) fn margin_gradients<T: Real>(&self, data: &Dataset, par: Parallelism) -> Result<Vec<T>, String> {
+        with_linearized::<T, _>(self, data, par, |lin| {
+            let mut cotangents = Vec::with_capacity(data.n * data.classes);
+            for (z, &label) in lin.outputs().zip(&data.labels) {
+                let others = log_sum_exp(z, label);
+                cotangents.extend(z.iter().enumerate().map(
+                    |(j, &z)| {
+                        if j == label { T::ONE } else { -(z - others).exp() }
+                    },
+                ));
+            }
+            let mut out = vec![T::ZERO; data.n * self.net.params()];
+            let cotangents = MatRef::new(&cotangents, data.n, data.classes)?;
+            lin.per_example_pullback(MatMut::new(&mut out, data.n, self.net.params())?, cotangents)?;
+            Ok(out)
+        })
     }
-    pub(crate) fn accuracy(&self, data: &Dataset) -> f64 {
-        self.margins(data).iter().filter(|&&m| m > 0.0).count() as f64 / data.n as f64
+
+    /// The share of images whose correct class has the largest output.
+    pub(crate) fn accuracy(&self, data: &Dataset) -> Result<f64, String> {
+        with_linearized::<f64, _>(self, data, Parallelism::Serial, |lin| {
+            let right = lin
+                .outputs()
+                .zip(&data.labels)
+                .filter(|(z, label)| z.iter().enumerate().all(|(j, &other)| j == **label || other < z[**label]));
+            Ok(right.count() as f64 / data.n as f64)
+        })
     }
+}
+
+/// `ln(1 - p)` up to the normaliser: over all outputs but that of `label`.
+fn log_sum_exp<T: Real>(z: &[T], label: usize) -> T {
+    let others = || z.iter().enumerate().filter(|&(j, _)| j != label).map(|(_, &z)| z);
+    let top = others().fold(-T::MAX, |top, z| if z > top { z } else { top });
+    top + others().fold(T::ZERO, |sum, z| sum + (z - top).exp()).ln()
+}
+
+/// Passes `data` through the model, in the precision `T`, and hands the result to `f`.
+pub(crate) fn with_linearized<T: Real, R>(
+    model: &Model,
+    data: &Dataset,
+    par: Parallelism,
+    f: impl FnOnce(&Linearized<'_, T>) -> Result<R, ascribe_solvers::Error>,
+) -> Result<R, String> {
+    let images: Vec<T> = data.features.iter().map(|&x| T::from_f64(f64::from(x))).collect();
+    let params = model.params::<T>();
+    let run = || {
+        let images = MatRef::new(&images, data.n, data.p)?;
+        let targets = Targets::Classes(&data.labels);
+        f(&Linearized::new(&model.net, &params, images, targets, Reduction::Mean, par)?)
+    };
+    run().map_err(|why| why.to_string())
 }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::thread;
 
+use ascribe_solvers::network::Activation;
 use lexopt::{Arg, Parser};
 use serde_json::{Map, Value, json};
 
@@ -58,17 +59,16 @@ const POSITIVE: RangeInclusive<f64> = f64::MIN_POSITIVE..=f64::MAX;
 const MODELS: &[(&str, ModelKind)] = &[("mlp", ModelKind::Mlp), ("logistic", ModelKind::Logistic)];
 
 /// Names and meanings of `--activation`.
-const ACTIVATIONS: &[(&str, Activation)] =
-    &[("relu", Activation::Relu), ("tanh", Activation::Tanh), ("gelu", Activation::Gelu), ("silu", Activation::Silu)];
-
-/// The nonlinearity between two layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    Relu,
-    Tanh,
-    Gelu,
-    Silu,
-}
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("relu", Activation::Relu),
+    ("tanh", Activation::Tanh),
+    ("sigmoid", Activation::Sigmoid),
+    ("gelu", Activation::Gelu),
+    ("gelu_tanh", Activation::GeluTanh),
+    ("silu", Activation::Silu),
+    ("softplus", Activation::Softplus),
+    ("identity", Activation::Identity),
+];
 
 /// The network and how it is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

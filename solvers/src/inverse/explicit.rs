@@ -10,7 +10,7 @@ use crate::parallel::Parallelism;
 /// Solves `(A + damping I) x = v` by forming `A` and factorising it: Cholesky when it is positive definite,
 /// `L D L^T` when it is not.
 ///
-/// Cost: `n` products with `A`, `n^3/3` flops; `2 n` flops per solved element. Memory: `n^2` numbers, twice that
+/// Cost: `n` products with `A` (twice that when it is indefinite), `n^3/3` flops; `2 n` flops per solved element. Memory: `n^2` numbers, twice that
 /// when indefinite. The solution's relative error is at most about `n eps` times the condition number of
 /// `A + damping I`.
 ///
@@ -56,15 +56,19 @@ impl Explicit {
     /// it is solved with: [`Error::NoConvergence`].
     pub fn prepare<T: Real>(&self, op: &dyn LinOp<T>) -> Result<ExplicitInverse<T>, Error> {
         let dim = check_operator(op, self.damping)?;
-        let mut a = materialize(op)?;
-        let damping = T::from_f64(self.damping);
-        for i in 0..dim {
-            a[i * dim + i] += damping;
-        }
-        // The factorisation works in place: the copy is what the second attempt needs.
-        let factor = match Cholesky::new(a.clone(), dim, self.parallelism) {
+        let damped = || {
+            let mut a = materialize(op)?;
+            for i in 0..dim {
+                a[i * dim + i] += T::from_f64(self.damping);
+            }
+            Ok::<_, Error>(a)
+        };
+        let factor = match Cholesky::new(damped()?, dim, self.parallelism) {
             Ok(cholesky) => Factor::Definite(cholesky),
-            Err(Error::NotPositiveDefinite { .. }) => Factor::Indefinite(Ldlt::new(MatRef::new(&a, dim, dim)?)?),
+            // Formed again, because the first attempt has overwritten it: a copy would double the memory of all.
+            Err(Error::NotPositiveDefinite { .. }) => {
+                Factor::Indefinite(Ldlt::new(MatRef::new(&damped()?, dim, dim)?)?)
+            }
             Err(error) => return Err(error),
         };
         Ok(ExplicitInverse { factor, dim, parallelism: self.parallelism })

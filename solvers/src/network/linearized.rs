@@ -144,7 +144,17 @@ impl<'a, T: Real> Linearized<'a, T> {
     /// # Errors
     /// A shape error when `out` does not fit.
     pub fn per_example_gradients(&self, out: MatMut<'_, T>) -> Result<(), Error> {
-        self.per_example(out, None)
+        check_shape("gradient rows", self.examples(), out.rows())?;
+        self.example_gradients(0, out)
+    }
+
+    /// As [`Linearized::per_example_gradients`], of the examples from `start` on, as many as `out` has rows: for data
+    /// whose gradients do not fit into memory at once.
+    ///
+    /// # Errors
+    /// A shape error when `out` does not fit, [`CoreError::Index`] when there are not that many examples.
+    pub fn example_gradients(&self, start: usize, out: MatMut<'_, T>) -> Result<(), Error> {
+        self.per_example(start, out, None)
     }
 
     /// For each example `n` the gradient of `cotangents[n] . z_n`, `z_n` being its outputs: the gradient of any
@@ -153,35 +163,45 @@ impl<'a, T: Real> Linearized<'a, T> {
     /// # Errors
     /// A shape error when a matrix does not fit.
     pub fn per_example_pullback(&self, out: MatMut<'_, T>, cotangents: MatRef<'_, T>) -> Result<(), Error> {
+        check_shape("gradient rows", self.examples(), out.rows())?;
         check_shape("cotangent rows", self.examples(), cotangents.rows())?;
         check_shape("cotangent columns", self.net.outputs(), cotangents.cols())?;
-        self.per_example(out, Some(cotangents))
+        self.per_example(0, out, Some(cotangents))
     }
 
-    fn per_example(&self, out: MatMut<'_, T>, cotangents: Option<MatRef<'_, T>>) -> Result<(), Error> {
-        check_shape("gradient rows", self.examples(), out.rows())?;
+    fn per_example(&self, start: usize, out: MatMut<'_, T>, cotangents: Option<MatRef<'_, T>>) -> Result<(), Error> {
         check_shape("gradient columns", self.net.params(), out.cols())?;
-        let mut tasks = Vec::with_capacity(self.chunks.len());
-        let mut rest = out;
-        for c in 0..self.chunks.len() {
-            let (rows, tail) = rest.split_rows(self.chunks[c].rows)?;
-            tasks.push((c, rows));
+        let end = start.saturating_add(out.rows());
+        if end > self.examples() {
+            return Err(CoreError::Index { what: "examples", index: end, len: self.examples() }.into());
+        }
+        let mut tasks = Vec::new();
+        let (mut rest, mut n) = (out, start);
+        while n < end {
+            let (c, first) = (n / CHUNK, n % CHUNK);
+            let rows = (CHUNK - first).min(end - n);
+            let (head, tail) = rest.split_rows(rows)?;
+            tasks.push((c, first, head));
             rest = tail;
+            n += rows;
         }
         let mut works: Vec<Work<T>> = (0..self.par.workers()).map(|_| Work::default()).collect();
-        run(&mut works, tasks, |work, (c, mut out)| {
+        run(&mut works, tasks, |work, (c, first, mut out)| {
             let chunk = self.chunk(c)?;
             if let Some(all) = cotangents {
                 work.outputs.clear();
-                all.row_range(c * CHUNK, chunk.cache.rows)?.row_iter().for_each(|row| work.outputs.extend(row));
+                for row in all.row_range(c * CHUNK, chunk.cache.rows)?.row_iter() {
+                    work.outputs.extend_from_slice(row);
+                }
                 work.descend(self.net, self.params, chunk)?;
             }
             for (l, layer) in self.net.layers().iter().enumerate() {
                 let deltas = if cotangents.is_some() { work.cotangents(l) } else { chunk.cache.delta(l) };
                 let inputs = chunk.cache.input(self.net, l, chunk.input)?;
-                for (i, delta) in deltas.chunks_exact(layer.outputs).enumerate() {
+                let deltas = deltas.chunks_exact(layer.outputs).skip(first).take(out.rows());
+                for (i, delta) in deltas.enumerate() {
                     let grad = &mut out.row_mut(i)[layer.offset..layer.offset + layer.len()];
-                    outer(grad, layer.cols(), delta, inputs.row(i));
+                    outer(grad, layer.cols(), delta, inputs.row(first + i));
                 }
             }
             Ok::<(), Error>(())
