@@ -4,6 +4,7 @@
 //! operations and bytes the algorithm needs; everything else is common.
 
 mod copy;
+mod gemm;
 mod topk;
 
 use std::time::Instant;
@@ -60,10 +61,10 @@ pub struct Kernel {
 }
 
 /// Every kernel.
-pub const KERNELS: &[Kernel] = &[copy::KERNEL, topk::KERNEL];
+pub const KERNELS: &[Kernel] = &[gemm::KERNEL, copy::KERNEL, topk::KERNEL];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
-pub const FLOORS: &[(&str, &[bool])] = &[("copy", &[false])];
+pub const FLOORS: &[(&str, &[bool])] = &[("gemm", &[false, true]), ("copy", &[false])];
 
 impl Settings {
     /// One run to warm up, then [`Settings::runs`] that count.
