@@ -5,6 +5,8 @@
 
 mod copy;
 mod gemm;
+mod inverse;
+mod mlp;
 mod topk;
 
 use std::time::Instant;
@@ -61,7 +63,8 @@ pub struct Kernel {
 }
 
 /// Every kernel.
-pub const KERNELS: &[Kernel] = &[gemm::KERNEL, copy::KERNEL, topk::KERNEL];
+pub const KERNELS: &[Kernel] =
+    &[copy::KERNEL, gemm::KERNEL, topk::KERNEL, mlp::GRADIENT, mlp::HVP, mlp::GGNVP, inverse::CG, inverse::LISSA];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
 pub const FLOORS: &[(&str, &[bool])] = &[("gemm", &[false, true]), ("copy", &[false])];
@@ -133,7 +136,7 @@ fn describe(kernel: &Kernel) -> String {
         kernel.sizes.iter().zip(*values).map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
     };
     let defaults: Vec<_> = kernel.defaults.iter().map(sizes).collect();
-    format!("{:<8} {:<40} {}", kernel.name, defaults.join(" | "), kernel.about)
+    format!("{:<10} {:<58} {}", kernel.name, defaults.join(" | "), kernel.about)
 }
 
 /// The settings and the sets of sizes that `key=value` arguments ask for.

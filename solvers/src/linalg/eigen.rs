@@ -23,7 +23,7 @@ pub struct Eigen {
 ///
 /// # Errors
 /// A shape error when `a` is not square, [`ascribe_core::Error::NonFinite`] when an element is NaN or infinite,
-/// [`Error::NoConvergence`] when the iteration fails.
+/// [`Error::NoConvergence`] when the iteration fails, or overflows because the elements are close to the largest number.
 ///
 /// # Examples
 /// ```
@@ -42,11 +42,15 @@ pub fn symmetric_eigen<T: Real>(a: MatRef<'_, T>) -> Result<Eigen, Error> {
     if n == 0 {
         return Ok(Eigen { values: Vec::new(), vectors: Vec::new() });
     }
-    let half = |i: usize, j: usize| 0.5 * (a.row(i)[j].to_f64() + a.row(j)[i].to_f64());
+    // Halved before they are added: the sum of two finite numbers may overflow.
+    let half = |i: usize, j: usize| 0.5 * a.row(i)[j].to_f64() + 0.5 * a.row(j)[i].to_f64();
     let symmetric = faer::Mat::from_fn(n, n, half);
-    let evd =
-        symmetric.self_adjoint_eigen(Side::Lower).map_err(|_| Error::NoConvergence { what: "eigendecomposition" })?;
-    let values = evd.S().column_vector().iter().copied().collect();
+    let failed = Error::NoConvergence { what: "eigendecomposition" };
+    let Ok(evd) = symmetric.self_adjoint_eigen(Side::Lower) else { return Err(failed) };
+    let values: Vec<f64> = evd.S().column_vector().iter().copied().collect();
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(failed);
+    }
     let q = evd.U();
     let vectors = (0..n).flat_map(|i| (0..n).map(move |j| q[(i, j)])).collect();
     Ok(Eigen { values, vectors })

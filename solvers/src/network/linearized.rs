@@ -5,6 +5,7 @@ use ascribe_core::record::LayerRecord;
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
 use super::cache::{CHUNK, Cache};
+use super::sweep::Pool;
 use super::tangent::{Chunk, Work};
 use super::{Mlp, Targets};
 use crate::Error;
@@ -39,6 +40,7 @@ pub struct Linearized<'a, T> {
     pub(super) par: Parallelism,
     /// One cache for every [`CHUNK`] consecutive examples.
     pub(super) chunks: Vec<Cache<T>>,
+    pub(super) pool: Pool<T>,
 }
 
 impl<'a, T: Real> Linearized<'a, T> {
@@ -72,7 +74,7 @@ impl<'a, T: Real> Linearized<'a, T> {
             let rows = input.row_range(start, CHUNK.min(input.rows() - start))?;
             cache.evaluate(net, params, rows, |i| targets.get(start + i))
         })?;
-        Ok(Self { net, params, input, reduction, par, chunks })
+        Ok(Self { net, params, input, reduction, par, chunks, pool: Pool::default() })
     }
 
     /// The number of examples.

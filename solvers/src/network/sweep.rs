@@ -1,5 +1,7 @@
 //! How passes over vectors and examples are cut into tasks, and summed in a fixed order.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use ascribe_core::{Error, MatMut, MatRef, Real};
 
 use super::Linearized;
@@ -46,6 +48,39 @@ pub(super) struct Space<T> {
     pub work: Work<T>,
     batch: Cache<T>,
     input: Vec<T>,
+}
+
+/// Work spaces kept from one product for the next: fresh memory would cost a solver with many small steps more than
+/// its arithmetic.
+#[derive(Debug, Default)]
+pub(super) struct Pool<T> {
+    spaces: Mutex<Vec<Space<T>>>,
+    sums: Mutex<Vec<Vec<T>>>,
+}
+
+impl<T> Clone for Pool<T> {
+    /// A copy of the data needs no copy of the work space.
+    fn clone(&self) -> Self {
+        Self { spaces: Mutex::default(), sums: Mutex::default() }
+    }
+}
+
+fn lock<X>(mutex: &Mutex<X>) -> MutexGuard<'_, X> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Real> Pool<T> {
+    /// As many spaces as there are workers; give them back with [`Pool::keep`].
+    fn take(&self, workers: usize) -> Vec<Space<T>> {
+        let mut kept = lock(&self.spaces);
+        let mut spaces: Vec<Space<T>> = (0..workers).filter_map(|_| kept.pop()).collect();
+        spaces.resize_with(workers, || Space { work: Work::default(), batch: Cache::default(), input: Vec::new() });
+        spaces
+    }
+
+    fn keep(&self, spaces: Vec<Space<T>>) {
+        lock(&self.spaces).extend(spaces);
+    }
 }
 
 impl<T: Real> Linearized<'_, T> {
@@ -116,38 +151,71 @@ pub(super) fn sum_over_examples<T: Real>(
     }
     let parts = parts(k, examples.len(lin.examples()), params);
     // The first part adds to `out` itself, the others each to a block of their own.
-    let mut others = vec![T::ZERO; (parts - 1) * k * params];
+    let mut others = lock(&lin.pool.sums).pop().unwrap_or_default();
+    others.clear();
+    others.resize((parts - 1) * k * params, T::ZERO);
+    let result = share_out(lin, out.rb_mut(), &mut others, x, examples, &f);
+    let blocks: Vec<&[T]> = others.chunks_exact((k * params).max(1)).collect();
+    out.for_each_row(|j, row| add_and_scale(row, &blocks, j * params, scale));
+    lock(&lin.pool.sums).push(others);
+    result
+}
+
+/// Runs `f` on every group of vectors and part of the examples; `others` has a block `[k, parameters]` for each part
+/// but the first.
+fn share_out<T: Real, F>(
+    lin: &Linearized<'_, T>,
+    mut out: MatMut<'_, T>,
+    others: &mut [T],
+    x: MatRef<'_, T>,
+    examples: Examples<'_>,
+    f: &F,
+) -> Result<(), Error>
+where
+    F: Fn(&mut Work<T>, Chunk<'_, T>, Place<'_>, MatRef<'_, T>, MatMut<'_, T>) -> Result<(), Error> + Sync,
+{
+    let (k, params) = (out.rows(), out.cols());
+    let block = (k * params).max(1);
+    let parts = others.len() / block + 1;
     out.fill(T::ZERO);
+    let mut blocks = vec![out];
+    for block in others.chunks_exact_mut(block) {
+        blocks.push(MatMut::new(block, k, params)?);
+    }
     let mut tasks = Vec::new();
-    let mut rest = out.rb_mut();
-    let mut blocks: Vec<MatMut<'_, T>> = others
-        .chunks_exact_mut((k * params).max(1))
-        .map(|block| MatMut::new(block, k, params))
-        .collect::<Result<_, _>>()?;
     for start in (0..k).step_by(VECTORS) {
         let rows = VECTORS.min(k - start);
         let x = x.row_range(start, rows)?;
-        let (head, tail) = rest.split_rows(rows)?;
-        rest = tail;
-        tasks.push((0, x, head));
         let mut tails = Vec::with_capacity(blocks.len());
         for (part, block) in blocks.into_iter().enumerate() {
             let (head, tail) = block.split_rows(rows)?;
-            tasks.push((part + 1, x, head));
+            tasks.push((part, x, head));
             tails.push(tail);
         }
         blocks = tails;
     }
-    let mut spaces: Vec<Space<T>> = (0..lin.par.workers()).map(|_| Space::default()).collect();
-    run(&mut spaces, tasks, |space, (part, x, mut out)| {
+    let mut spaces = lin.pool.take(lin.par.workers());
+    let result = run(&mut spaces, tasks, |space, (part, x, mut out)| {
         lin.each_chunk(examples, part, parts, space, |work, chunk, place| f(work, chunk, place, x, out.rb_mut()))
-    })?;
-    for block in others.chunks_exact((k * params).max(1)) {
-        let block = MatRef::new(block, k, params)?;
-        out.for_each_row(|j, row| row.iter_mut().zip(block.row(j)).for_each(|(x, &y)| *x += y));
+    });
+    lin.pool.keep(spaces);
+    result
+}
+
+/// `row = scale * (row + sum of the blocks)`, block after block, in one pass.
+fn add_and_scale<T: Real>(row: &mut [T], blocks: &[&[T]], start: usize, scale: T) {
+    // Short pieces, so that each stays in the cache while the blocks are added to it.
+    for (piece, values) in row.chunks_mut(2048).enumerate() {
+        for block in blocks {
+            let from = &block[start + piece * 2048..][..values.len()];
+            for (x, &y) in values.iter_mut().zip(from) {
+                *x += y;
+            }
+        }
+        for x in values {
+            *x *= scale;
+        }
     }
-    out.for_each_row(|_, row| row.iter_mut().for_each(|x| *x *= scale));
-    Ok(())
 }
 
 /// Sets row `j` of `out` (`[k, examples * outputs]`) to `J v_j`: the derivative of all outputs along row `j` of
@@ -167,8 +235,8 @@ pub(super) fn push_forward<T: Real>(
         rest = tail;
         tasks.push((v.row_range(start, rows)?, head));
     }
-    let mut spaces: Vec<Space<T>> = (0..lin.par.workers()).map(|_| Space::default()).collect();
-    run(&mut spaces, tasks, |space, (v, mut out)| {
+    let mut spaces = lin.pool.take(lin.par.workers());
+    let result = run(&mut spaces, tasks, |space, (v, mut out)| {
         lin.each_chunk(Examples::All, 0, 1, space, |work, chunk, place| {
             work.push_forward(lin.net, lin.params, v, chunk, false)?;
             let (start, len) = (place.of(0) * width, chunk.cache.rows * width);
@@ -177,7 +245,9 @@ pub(super) fn push_forward<T: Real>(
             }
             Ok(())
         })
-    })
+    });
+    lin.pool.keep(spaces);
+    result
 }
 
 fn check_indices(indices: &[usize], examples: usize) -> Result<(), Error> {
