@@ -10,8 +10,8 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `std` | yes | turns on `alloc`; square roots by the processor |
-//! | `alloc` | by `std` | convenience methods that allocate their own scratch, and [`metric`] |
-//! | `libm` | yes | [`Scalar::exp`](scalar::Scalar::exp) and its siblings, with the same bits on every platform |
+//! | `alloc` | by `std` | convenience methods that allocate their own scratch, and the module `metric` |
+//! | `libm` | yes | `Scalar::exp` and its siblings, with the same bits on every platform |
 //! | `matrixmultiply` | yes | fast matrix products; without it plain loops |
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]

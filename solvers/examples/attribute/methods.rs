@@ -62,7 +62,7 @@ impl Context<'_> {
                 Ok(out)
             })
         })?;
-        Ok(scores.into_iter().map(|x| x.to_f64()).collect())
+        Ok(scores.into_iter().map(ascribe_core::Scalar::to_f64).collect())
     }
 }
 

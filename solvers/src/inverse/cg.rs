@@ -199,7 +199,9 @@ impl<T: Real> PreparedCg<'_, T> {
             return Ok(());
         }
         space.input.clear();
-        active.iter().for_each(|column| space.input.extend_from_slice(vector(column)));
+        for column in &active {
+            space.input.extend_from_slice(vector(column));
+        }
         let len = space.input.len();
         space.output.resize(len, T::ZERO);
         space.scratch.resize(op.scratch_len(active.len()), T::ZERO);

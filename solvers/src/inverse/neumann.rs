@@ -189,7 +189,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub fn report(&self) -> SolveReport {
+    pub(super) fn report(&self) -> SolveReport {
         SolveReport {
             stop: self.stop.unwrap_or(Stop::IterationLimit),
             iterations: self.iterations,
@@ -223,8 +223,17 @@ impl Progress {
     }
 }
 
+/// One right-hand side of a block: its residual, iterates and itself.
+struct Line<'l, T> {
+    residual: &'l mut [T],
+    x: &'l mut [T],
+    best: &'l mut [T],
+    v: &'l [T],
+    column: &'l mut Progress,
+}
+
 impl<T: Real> Iteration<'_, T> {
-    pub fn start(&self, rhs: MatRef<'_, T>, start: Start) -> Result<State<T>, Error> {
+    pub(super) fn start(&self, rhs: MatRef<'_, T>, start: Start) -> Result<State<T>, Error> {
         let (k, n) = (rhs.rows(), rhs.cols());
         let mut x: Vec<T> = Vec::with_capacity(k * n);
         rhs.row_iter().for_each(|row| x.extend_from_slice(row));
@@ -253,7 +262,7 @@ impl<T: Real> Iteration<'_, T> {
 
     /// Makes one step; true when no right-hand side runs any more. All of them share the product, those that have
     /// stopped too: a block of fixed shape keeps the cost of a step plain.
-    pub fn step(
+    pub(super) fn step(
         &self,
         state: &mut State<T>,
         rhs: MatRef<'_, T>,
@@ -266,14 +275,15 @@ impl<T: Real> Iteration<'_, T> {
         }
         product(MatMut::new(&mut state.residual, k, n)?, MatRef::new(&state.x, k, n)?)?;
         let (damping, divergence, rtol) = (T::from_f64(self.damping), self.divergence, self.rtol);
-        let rows = state.residual.chunks_exact_mut(n.max(1)).zip(state.x.chunks_exact_mut(n.max(1)));
-        let rows = rows.zip(state.best.chunks_exact_mut(n.max(1))).zip(rhs.row_iter()).zip(&mut state.columns);
-        type Row<'r, T> = ((((&'r mut [T], &'r mut [T]), &'r mut [T]), &'r [T]), &'r mut Progress);
-        for_each(self.parallelism, rows.collect(), |((((r, x), best), v), column): Row<'_, T>| {
-            for ((r, &x), &v) in r.iter_mut().zip(&*x).zip(v) {
+        let width = n.max(1);
+        let lines = state.residual.chunks_exact_mut(width).zip(state.x.chunks_exact_mut(width));
+        let lines = lines.zip(state.best.chunks_exact_mut(width)).zip(rhs.row_iter()).zip(&mut state.columns);
+        let lines = lines.map(|((((residual, x), best), v), column)| Line { residual, x, best, v, column });
+        for_each(self.parallelism, lines.collect(), |line: Line<'_, T>| {
+            for ((r, &x), &v) in line.residual.iter_mut().zip(&*line.x).zip(line.v) {
                 *r += damping * x - v;
             }
-            column.judge(norm2(r).to_f64(), divergence, rtol, step, x, best);
+            line.column.judge(norm2(line.residual).to_f64(), divergence, rtol, step, line.x, line.best);
             Ok::<(), Error>(())
         })?;
         let update = match self.preconditioner {

@@ -63,7 +63,7 @@ impl<T: Real> Cache<T> {
     }
 
     /// Runs the rows of `input` forward and back, keeping everything.
-    pub fn evaluate<'t>(
+    pub(crate) fn evaluate<'t>(
         &mut self,
         net: &Mlp,
         params: &[T],
@@ -120,12 +120,12 @@ impl<T: Real> Cache<T> {
     }
 
     /// `dl/ds` of layer `l`, `[rows, outputs of the layer]`.
-    pub fn delta(&self, l: usize) -> &[T] {
+    pub(crate) fn delta(&self, l: usize) -> &[T] {
         self.hidden.get(l).map_or(&self.delta, |hidden| &hidden.delta)
     }
 
     /// The input of layer `l`, `[rows, inputs of the layer]`.
-    pub fn input<'c>(&'c self, net: &Mlp, l: usize, input: MatRef<'c, T>) -> Result<MatRef<'c, T>, Error> {
+    pub(crate) fn input<'c>(&'c self, net: &Mlp, l: usize, input: MatRef<'c, T>) -> Result<MatRef<'c, T>, Error> {
         match l.checked_sub(1) {
             None => Ok(input),
             Some(below) => MatRef::new(&self.hidden[below].activation, self.rows, net.layers()[l].inputs),
@@ -133,7 +133,7 @@ impl<T: Real> Cache<T> {
     }
 
     /// Adds the gradient of the summed loss to `out` (a flat parameter vector).
-    pub fn add_gradient(&self, net: &Mlp, input: MatRef<'_, T>, out: &mut [T]) -> Result<(), Error> {
+    pub(crate) fn add_gradient(&self, net: &Mlp, input: MatRef<'_, T>, out: &mut [T]) -> Result<(), Error> {
         for (l, layer) in net.layers().iter().enumerate() {
             let delta = MatRef::new(self.delta(l), self.rows, layer.outputs)?;
             let grad = &mut out[layer.offset..layer.offset + layer.len()];

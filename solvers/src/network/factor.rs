@@ -72,7 +72,7 @@ impl<T: Real> GaussNewtonFactor<'_, '_, T> {
         tasks.reverse();
         let mut spaces = vec![[Vec::new(), Vec::new()]; lin.par.workers()];
         run(&mut spaces, tasks, |[outer, inner], (start, mut out)| {
-            let examples = if rank == 0 { 0 } else { out.rows() / rank };
+            let examples = out.rows().checked_div(rank).unwrap_or(0);
             for other in (0..start + examples).step_by(strip) {
                 let count = strip.min(lin.examples() - other);
                 let mut block = out.rb_mut().block(0, examples * rank, other * rank, count * rank)?;

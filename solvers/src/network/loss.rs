@@ -238,7 +238,9 @@ impl Loss {
             }
             Self::HalfMse => out.iter_mut().for_each(|x| *x = T::from_f64(draws.next_normal())),
             Self::SumMse => {
-                out.iter_mut().for_each(|x| *x = T::from_f64(core::f64::consts::SQRT_2 * draws.next_normal()));
+                for x in out {
+                    *x = T::from_f64(core::f64::consts::SQRT_2 * draws.next_normal());
+                }
             }
             Self::Bce => {
                 for (x, &z) in out.iter_mut().zip(z) {
@@ -268,7 +270,9 @@ fn softmax<T: Real>(z: &[T], p: &mut [T]) -> usize {
         *p = (v - z[top]).exp();
         sum += *p;
     }
-    p.iter_mut().for_each(|p| *p /= sum);
+    for p in p {
+        *p /= sum;
+    }
     top
 }
 

@@ -133,11 +133,6 @@ impl Mlp {
         self.layers.last().map_or(0, |layer| layer.outputs)
     }
 
-    /// The widest layer output.
-    pub(crate) fn max_width(&self) -> usize {
-        self.layers.iter().map(|layer| layer.outputs).max().unwrap_or(0)
-    }
-
     /// Fills `params` with initial values: every weight and bias of a layer uniform in
     /// `[-1/sqrt(inputs), 1/sqrt(inputs))`, drawn from `stream` by its index (the law of PyTorch's `Linear`).
     ///

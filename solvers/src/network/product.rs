@@ -174,20 +174,20 @@ impl<T: Real, K: Kind<T>> Curvature<'_, '_, T, K> {
         check_apply(net.params(), net.params(), &out, &x)?;
         let outputs = net.outputs();
         let state_len = net.loss().state_len(outputs);
-        let result = sum_over_examples(lin, out, x, examples, scale, |work, chunk, place, v, out| {
+
+        sum_over_examples(lin, out, x, examples, scale, |work, chunk, place, v, out| {
             work.push_forward(net, params, v, chunk, K::SECOND_ORDER)?;
             for plane in work.outputs.chunks_exact_mut(chunk.cache.rows * outputs) {
                 for (i, u) in plane.chunks_exact_mut(outputs).enumerate() {
-                    self.kind.output_matrix(lin, place.of(i), &row(chunk, i, outputs, state_len), u);
+                    self.kind.output_matrix(lin, place.of(i), &row(&chunk, i, outputs, state_len), u);
                 }
             }
             work.pull_back(net, params, chunk, K::SECOND_ORDER.then_some(v), out)
-        });
-        result
+        })
     }
 }
 
-fn row<'c, T>(chunk: Chunk<'c, T>, i: usize, outputs: usize, state_len: usize) -> Row<'c, T> {
+fn row<'c, T>(chunk: &Chunk<'c, T>, i: usize, outputs: usize, state_len: usize) -> Row<'c, T> {
     Row {
         state: &chunk.cache.state[i * state_len..(i + 1) * state_len],
         delta: &chunk.cache.delta[i * outputs..(i + 1) * outputs],

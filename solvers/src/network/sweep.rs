@@ -26,7 +26,7 @@ pub(super) enum Examples<'s> {
 }
 
 impl Examples<'_> {
-    pub fn len(&self, all: usize) -> usize {
+    pub(super) fn len(&self, all: usize) -> usize {
         match self {
             Self::All => all,
             Self::Some(indices) => indices.len(),
@@ -126,7 +126,7 @@ pub(super) enum Place<'p> {
 }
 
 impl Place<'_> {
-    pub fn of(&self, row: usize) -> usize {
+    pub(super) fn of(&self, row: usize) -> usize {
         match self {
             Self::From(start) => start + row,
             Self::At(indices) => indices[row],

@@ -39,7 +39,7 @@ pub(super) struct Work<T> {
 
 impl<T: Real> Work<T> {
     /// Fills `outputs` with `R z` for each row of `v`; with `second_order`, keeps what [`Work::pull_back`] needs.
-    pub fn push_forward(
+    pub(super) fn push_forward(
         &mut self,
         net: &Mlp,
         params: &[T],
@@ -81,7 +81,7 @@ impl<T: Real> Work<T> {
 
     /// Adds to each row of `out` the parameter gradient that belongs to the cotangents in `outputs`. With
     /// `direction`, the rows of `v` that [`Work::push_forward`] saw, adds the second-order terms too.
-    pub fn pull_back(
+    pub(super) fn pull_back(
         &mut self,
         net: &Mlp,
         params: &[T],
@@ -135,7 +135,7 @@ impl<T: Real> Work<T> {
     }
 
     /// Back-propagates the cotangents in `outputs` to the pre-activations of every layer, and keeps them all.
-    pub fn descend(&mut self, net: &Mlp, params: &[T], chunk: Chunk<'_, T>) -> Result<(), Error> {
+    pub(super) fn descend(&mut self, net: &Mlp, params: &[T], chunk: Chunk<'_, T>) -> Result<(), Error> {
         let hidden = &chunk.cache.hidden;
         self.tangent.resize_with(hidden.len(), Vec::new);
         for l in (1..net.layers().len()).rev() {
@@ -155,7 +155,7 @@ impl<T: Real> Work<T> {
     }
 
     /// The cotangents of layer `l` that [`Work::descend`] left: `[planes, rows, outputs of the layer]`.
-    pub fn cotangents(&self, l: usize) -> &[T] {
+    pub(super) fn cotangents(&self, l: usize) -> &[T] {
         self.tangent.get(l).unwrap_or(&self.outputs)
     }
 }

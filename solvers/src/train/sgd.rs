@@ -106,7 +106,9 @@ impl Sgd {
             epoch += 1;
             for batch in order.chunks(self.batch).take(steps - step) {
                 rows.clear();
-                batch.iter().for_each(|&n| rows.extend_from_slice(input.row(n)));
+                for &n in batch {
+                    rows.extend_from_slice(input.row(n));
+                }
                 let batch_input = MatRef::new(&rows, batch.len(), input.cols())?;
                 cache.evaluate(net, params, batch_input, |i| targets.get(batch[i]))?;
                 gradient.fill(T::ZERO);
