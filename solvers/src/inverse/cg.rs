@@ -152,6 +152,9 @@ impl<T: Real> Column<T> {
             Some(Stop::Diverged { step })
         } else if curvature <= noise {
             Some(Stop::NegativeCurvature { curvature: curvature / length })
+        } else if self.x.iter().zip(&self.p).any(|(&x, &p)| !(x + T::from_f64(alpha) * p).is_finite()) {
+            // The residual that is carried along would not notice.
+            Some(Stop::Diverged { step })
         } else {
             axpy(&mut self.x, T::from_f64(alpha), &self.p)?;
             axpy(&mut self.r, T::from_f64(-alpha), q)?;
