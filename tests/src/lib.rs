@@ -7,3 +7,8 @@ pub mod measure;
 pub mod tolerance;
 
 pub use failure::Failure;
+
+/// The README's examples, compiled and run with the other tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
