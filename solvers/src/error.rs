@@ -93,3 +93,13 @@ pub(crate) fn check_finite<T: ascribe_core::Real>(what: &'static str, x: &[T]) -
         Some(index) => Err(ascribe_core::Error::NonFinite { what, index }),
     }
 }
+
+/// A vector of `len` zeros, or an error where `vec!` would panic: for sizes that no slice of the caller vouches for.
+pub(crate) fn zeros<T: Clone + Default>(what: &'static str, len: Option<usize>) -> Result<Vec<T>, ascribe_core::Error> {
+    let overflow = ascribe_core::Error::Overflow { what };
+    let len = len.ok_or(overflow)?;
+    let mut zeros = Vec::new();
+    zeros.try_reserve_exact(len).map_err(|_| overflow)?;
+    zeros.resize(len, T::default());
+    Ok(zeros)
+}

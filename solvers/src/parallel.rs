@@ -36,11 +36,11 @@ impl Parallelism {
         }
     }
 
-    /// The number of threads, at least 1.
+    /// The number of threads that will work: at least 1, at most those there are.
     pub fn workers(self) -> usize {
         match self {
             Self::Serial => 1,
-            Self::Threads(n) => n.get(),
+            Self::Threads(n) => n.get().min(rayon::current_num_threads() + 1),
         }
     }
 }

@@ -4,6 +4,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, check_operator, check_system};
 use crate::Error;
+use crate::error::zeros;
 use crate::linalg::{Cholesky, Eigen, Ldlt, matmul, symmetric_eigen};
 use crate::parallel::Parallelism;
 
@@ -187,8 +188,7 @@ const BLOCK: usize = 64;
 /// The matrix of a symmetric operator, its two triangles averaged.
 fn materialize<T: Real>(op: &dyn LinOp<T>) -> Result<Vec<T>, Error> {
     let dim = op.dim_in();
-    let len = dim.checked_mul(dim).ok_or(CoreError::Overflow { what: "explicit matrix" })?;
-    let mut a = vec![T::ZERO; len];
+    let mut a = zeros("explicit matrix", dim.checked_mul(dim))?;
     let mut identity = vec![T::ZERO; BLOCK.min(dim) * dim];
     let mut scratch = vec![T::ZERO; op.scratch_len(BLOCK.min(dim))];
     for start in (0..dim).step_by(BLOCK) {

@@ -8,6 +8,7 @@ use ascribe_core::{Error as CoreError, ExampleLinOp, MatMut, MatRef, Real};
 use super::neumann::{Iteration, Progress, Start, check_alpha};
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
 use crate::Error;
+use crate::error::zeros;
 use crate::parallel::Parallelism;
 
 /// Which examples a step uses.
@@ -150,7 +151,7 @@ impl<T: Real> PreparedLissa<'_, T> {
         let mut state = iteration.start(rhs, self.options.start)?;
         let mut batch = match self.options.batch {
             Batch::Full => Vec::new(),
-            Batch::Sampled(size) => vec![0; size],
+            Batch::Sampled(size) => zeros("batch", Some(size))?,
         };
         let scratch = self.op.scratch_len(rhs.rows()).max(self.op.examples_scratch_len(rhs.rows(), batch.len()));
         let mut scratch = vec![T::ZERO; scratch];

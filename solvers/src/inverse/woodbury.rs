@@ -5,7 +5,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, check_system};
 use crate::Error;
-use crate::error::check_shape;
+use crate::error::{check_shape, zeros};
 use crate::linalg::{Cholesky, matmul};
 use crate::parallel::Parallelism;
 
@@ -71,7 +71,7 @@ impl<'a, T: Real> Woodbury<Dense<'a, T>, T> {
     /// As [`Woodbury::new`].
     pub fn from_rows(psi: MatRef<'a, T>, scale: f64, damping: f64, par: Parallelism) -> Result<Self, Error> {
         let m = psi.rows();
-        let mut gram = vec![T::ZERO; m.checked_mul(m).ok_or(CoreError::Overflow { what: "Gram matrix" })?];
+        let mut gram = zeros("Gram matrix", m.checked_mul(m))?;
         matmul(MatMut::new(&mut gram, m, m)?, T::ZERO, T::ONE, psi, psi.t(), par)?;
         Self::new(Dense::new(psi), gram, scale, damping, par)
     }

@@ -6,6 +6,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 use super::cache::CHUNK;
 use super::{Jacobian, Linearized};
 use crate::Error;
+use crate::error::zeros;
 use crate::linalg::matmul;
 use crate::parallel::{Parallelism, for_each, run};
 
@@ -58,9 +59,8 @@ impl<T: Real> GaussNewtonFactor<'_, '_, T> {
     pub fn gram(&self) -> Result<Vec<T>, Error> {
         let (lin, rank) = (self.jacobian.lin, self.rank);
         let size = lin.examples() * rank;
-        let len = size.checked_mul(size).ok_or(CoreError::Overflow { what: "Gram matrix" })?;
         let deltas = self.back_propagated()?;
-        let mut gram = vec![T::ZERO; len];
+        let mut gram = zeros("Gram matrix", size.checked_mul(size))?;
         let mut tasks = Vec::new();
         let mut rest = MatMut::new(&mut gram, size, size)?;
         let strip = STRIP.div_ceil(rank.max(1));

@@ -9,7 +9,7 @@ use super::sweep::Pool;
 use super::tangent::{Chunk, Work};
 use super::{Mlp, Targets};
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_finite, check_shape, zeros};
 use crate::parallel::{Parallelism, for_each, run};
 
 /// A network at parameters `theta` on a data set: losses, gradients, records, and the base of every
@@ -219,7 +219,8 @@ impl<'a, T: Real> Linearized<'a, T> {
         check_shape("rows of the dot products", self.examples(), out.rows())?;
         check_shape("columns of the dot products", v.rows(), out.cols())?;
         let outputs = self.net.outputs();
-        let mut tangents = vec![T::ZERO; v.rows() * self.examples() * outputs];
+        let len = v.rows().checked_mul(self.examples() * outputs);
+        let mut tangents = zeros("tangents of the outputs", len)?;
         let tangents_mut = MatMut::new(&mut tangents, v.rows(), self.examples() * outputs)?;
         super::sweep::push_forward(self, tangents_mut, v)?;
         for (n, delta) in self.output_gradients().enumerate() {

@@ -11,6 +11,7 @@ use super::Linearized;
 use super::sweep::{Examples, sum_over_examples};
 use super::tangent::Chunk;
 use crate::Error;
+use crate::error::zeros;
 
 /// Which curvature a [`Curvature`] is. Sealed.
 pub trait Kind<T: Real>: sealed::Sealed + Debug + Clone + Send + Sync {
@@ -44,9 +45,9 @@ pub struct Row<'r, T> {
 /// | [`SampledFisher`] | mean of `b b^T`, `b` the output gradient at a target drawn from the model | its mean is the Gauss-Newton matrix |
 /// | [`EmpiricalFisher`] | `d d^T`, `d` the output gradient at the observed target | **not** a Fisher; vanishes where the model fits |
 ///
-/// Cost per row and example, with `P` parameters: about `8 P` flops, `12 P` for the Hessian; the first layer's
-/// share is half. Work space of each thread: `8 * 128` times two to four numbers a hidden unit, allocated by the
-/// call. Rounding: each entry is a sum of at most `N + width` products in a fixed order.
+/// Cost per row and example: 8 flops a weight, 12 for the Hessian; 4 in the first layer, below which nothing has to be
+/// passed. Work space of each thread: `8 * 128` times two to four numbers a hidden unit, kept from
+/// call to call. Rounding: each entry is a sum of at most `N + width` products in a fixed order.
 #[derive(Debug, Clone)]
 pub struct Curvature<'l, 'a, T, K> {
     lin: &'l Linearized<'a, T>,
@@ -152,7 +153,8 @@ impl<'a, T: Real> Linearized<'a, T> {
         }
         let (outputs, loss) = (self.net.outputs(), self.net.loss());
         let state_len = loss.state_len(outputs);
-        let mut gradients = vec![T::ZERO; self.examples() * samples * outputs];
+        let len = samples.checked_mul(self.examples() * outputs);
+        let mut gradients = zeros("sampled gradients", len)?;
         let mut slots = gradients.chunks_exact_mut(samples * outputs).enumerate();
         for cache in &self.chunks {
             for ((i, z), (n, slot)) in cache.outputs.chunks_exact(outputs).enumerate().zip(&mut slots) {
