@@ -3,11 +3,12 @@
 //! A method gives scores `[train, queries]`; positive means that training on the image raises the query's margin.
 
 use ascribe_core::linop::Damped;
+use ascribe_core::random::Stream;
 use ascribe_core::reduce::norm2;
 use ascribe_core::score::Similarity;
 use ascribe_core::{LinOp, MatMut, MatRef, Real};
 use ascribe_solvers::attribution::{Effect, Influence};
-use ascribe_solvers::inverse::{Cg, Explicit, Lissa, Solve, Woodbury};
+use ascribe_solvers::inverse::{Cg, Explicit, Lissa, Solve, Stop, Woodbury};
 use ascribe_solvers::network::Linearized;
 use ascribe_solvers::parallel::Parallelism;
 
@@ -58,7 +59,12 @@ impl Context<'_> {
             solve(train, &|inverse| {
                 let mut out = vec![T::ZERO; self.train.n * self.queries.n];
                 let influence = Influence { effect: Effect::Upweight, per_example: true };
-                influence.scores(MatMut::new(&mut out, self.train.n, self.queries.n)?, train, inverse, queries)?;
+                let block = MatMut::new(&mut out, self.train.n, self.queries.n)?;
+                for report in influence.scores(block, train, inverse, queries)? {
+                    if let Stop::Diverged { step } = report.stop {
+                        return Err(ascribe_solvers::Error::Diverged { step });
+                    }
+                }
                 Ok(out)
             })
         })?;
@@ -134,7 +140,9 @@ fn lissa(context: &Context<'_>) -> Result<Vec<f64>, String> {
 
 /// By power iterations, to within a few percent.
 fn largest_eigenvalue(op: &dyn LinOp<f32>) -> Result<f64, ascribe_solvers::Error> {
-    let mut x = vec![1.0_f32; op.dim_in()];
+    // A random start: equal parameters are a null direction of a cross entropy.
+    let mut draws = Stream::new(0, "attribute.power").draws();
+    let mut x: Vec<f32> = (0..op.dim_in()).map(|_| draws.next_normal() as f32).collect();
     let mut y = x.clone();
     let mut scratch = vec![0.0; op.scratch_len(1)];
     let mut largest = 0.0;
