@@ -11,8 +11,13 @@ use crate::parallel::{Parallelism, for_each};
 
 /// A tile has at least this many multiply-adds: below that, waking a thread costs more than it saves.
 const TILE_WORK: usize = 1 << 22;
-/// A tile has at least this many rows or columns, so that packing the other operand again stays cheap.
+/// An edge is not cut into pieces shorter than this: every tile packs its factors again, and a short edge cannot
+/// make up for that.
 const TILE_EDGE: usize = 96;
+/// Longer edges are cut however many tiles there are; up to [`TILES`], shorter ones are too.
+const LONG_EDGE: usize = 1024;
+/// Tiles that a product gets if it has the work for them.
+const TILES: usize = 4;
 
 /// `out = beta * out + alpha * a * b`; with `beta = 0`, `out` is overwritten whatever it held.
 ///
@@ -98,9 +103,18 @@ pub(super) fn view_mut<F>(span: &mut [F], rows: usize, cols: usize, stride: usiz
     faer::MatMut::from_column_major_slice_with_stride_mut(span, cols, rows, stride.max(cols)).transpose_mut()
 }
 
-/// The number of tiles that `edge` rows or columns with `work` multiply-adds in all are cut into.
-fn tile_count(edge: usize, work: usize) -> usize {
-    (work / TILE_WORK).min(edge / TILE_EDGE).clamp(1, 32)
+/// How many pieces the rows and the columns of a product are cut into: the longer edge is halved first.
+fn grid(rows: usize, cols: usize, depth: usize) -> (usize, usize) {
+    let (mut down, mut across) = (1, 1);
+    loop {
+        let (height, width) = (rows / down, cols / across);
+        let (longer, work) = (height.max(width), height.saturating_mul(width).saturating_mul(depth));
+        let wanted = longer > LONG_EDGE || down * across < TILES;
+        if !wanted || longer < 2 * TILE_EDGE || work < 2 * TILE_WORK {
+            return (down, across);
+        }
+        if height >= width { down *= 2 } else { across *= 2 }
+    }
 }
 
 fn tiles<F: ComplexField + Copy + Sync>(
@@ -112,19 +126,18 @@ fn tiles<F: ComplexField + Copy + Sync>(
     par: Parallelism,
 ) {
     let (rows, cols) = (out.nrows(), out.ncols());
-    let work = rows.saturating_mul(cols).saturating_mul(a.ncols());
-    let by_rows = rows >= cols;
-    let edge = rows.max(cols);
-    let count = tile_count(edge, work);
-    let mut tasks = Vec::with_capacity(count);
-    let mut start = 0;
-    for tile in 0..count {
-        let end = edge * (tile + 1) / count;
-        let (head, tail) = if by_rows { out.split_at_row_mut(end - start) } else { out.split_at_col_mut(end - start) };
-        out = tail;
-        let (x, y) = if by_rows { (a.subrows(start, end - start), b) } else { (a, b.subcols(start, end - start)) };
-        tasks.push((head, x, y));
-        start = end;
+    let (down, across) = grid(rows, cols, a.ncols());
+    let mut tasks = Vec::with_capacity(down * across);
+    for i in 0..down {
+        let (top, height) = (rows * i / down, rows * (i + 1) / down - rows * i / down);
+        let (mut strip, rest) = out.split_at_row_mut(height);
+        out = rest;
+        for j in 0..across {
+            let (left, width) = (cols * j / across, cols * (j + 1) / across - cols * j / across);
+            let (tile, rest) = strip.split_at_col_mut(width);
+            strip = rest;
+            tasks.push((tile, a.subrows(top, height), b.subcols(left, width)));
+        }
     }
     let _: Result<(), std::convert::Infallible> = for_each(par, tasks, |(out, a, b)| {
         faer::linalg::matmul::matmul(out, accumulate, a, b, alpha, Par::Seq);

@@ -132,12 +132,18 @@ impl<T: Real> Cache<T> {
         }
     }
 
-    /// Adds the gradient of the summed loss to `out` (a flat parameter vector).
-    pub(crate) fn add_gradient(&self, net: &Mlp, input: MatRef<'_, T>, out: &mut [T]) -> Result<(), Error> {
+    /// Sets `out` (a flat parameter vector) to the gradient of the summed loss, or adds that to it.
+    pub(crate) fn gradient(
+        &self,
+        net: &Mlp,
+        input: MatRef<'_, T>,
+        accumulate: bool,
+        out: &mut [T],
+    ) -> Result<(), Error> {
         for (l, layer) in net.layers().iter().enumerate() {
             let delta = MatRef::new(self.delta(l), self.rows, layer.outputs)?;
             let grad = &mut out[layer.offset..layer.offset + layer.len()];
-            add_outer(grad, layer, delta, self.input(net, l, input)?)?;
+            outer_sum(grad, layer, accumulate, delta, self.input(net, l, input)?)?;
         }
         Ok(())
     }
@@ -170,15 +176,22 @@ pub(super) fn multiply<T: Real>(x: &mut [T], y: &[T]) {
     }
 }
 
-/// Adds `sum_n delta_n a_n^T` to a layer's gradient, the bias column being the sum of the `delta_n`.
-pub(super) fn add_outer<T: Real>(
+/// Sets a layer's gradient to `sum_n delta_n a_n^T`, the bias column being the sum of the `delta_n`; or adds that to
+/// it, with `accumulate`.
+pub(super) fn outer_sum<T: Real>(
     grad: &mut [T],
     layer: &super::Layer,
+    accumulate: bool,
     delta: MatRef<'_, T>,
     a: MatRef<'_, T>,
 ) -> Result<(), Error> {
     let cols = layer.cols();
     if layer.bias {
+        if !accumulate {
+            for row in grad.chunks_exact_mut(cols) {
+                row[layer.inputs] = T::ZERO;
+            }
+        }
         for row in delta.row_iter() {
             for (o, &d) in row.iter().enumerate() {
                 grad[o * cols + layer.inputs] += d;
@@ -186,7 +199,8 @@ pub(super) fn add_outer<T: Real>(
         }
     }
     let weights = MatMut::new(grad, layer.outputs, cols)?.block(0, layer.outputs, 0, layer.inputs)?;
-    matmul(weights, T::ONE, T::ONE, delta.t(), a, Serial)
+    let beta = if accumulate { T::ONE } else { T::ZERO };
+    matmul(weights, beta, T::ONE, delta.t(), a, Serial)
 }
 
 /// Turns pre-activations in place into activations, with slopes, and second derivatives where `bend` has room.

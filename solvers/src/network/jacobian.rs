@@ -40,11 +40,11 @@ impl<T: Real> Adjoint<T> for Jacobian<'_, '_, T> {
         check_apply(self.dim_out(), self.dim_in(), &out, &x)?;
         let (net, params, width) = (self.lin.net, self.lin.params, self.lin.net.outputs());
 
-        sum_over_examples(self.lin, out, x, Examples::All, T::ONE, |work, chunk, place, u, out| {
+        sum_over_examples(self.lin, out, x, Examples::All, T::ONE, |work, chunk, place, u, sum| {
             let (start, len) = (place.of(0) * width, chunk.cache.rows * width);
             work.outputs.clear();
             u.row_iter().for_each(|row| work.outputs.extend_from_slice(&row[start..start + len]));
-            work.pull_back(net, params, chunk, None, out)
+            work.pull_back(net, params, chunk, None, sum)
         })
     }
 }

@@ -126,9 +126,10 @@ impl<'a, T: Real> Linearized<'a, T> {
         let mut sums = vec![vec![T::ZERO; self.net.params()]; parts];
         let tasks = sums.iter_mut().enumerate().collect();
         for_each(self.par, tasks, |(part, sum): (usize, &mut Vec<T>)| {
-            for c in part * self.chunks.len() / parts..(part + 1) * self.chunks.len() / parts {
+            let first = part * self.chunks.len() / parts;
+            for c in first..(part + 1) * self.chunks.len() / parts {
                 let chunk = self.chunk(c)?;
-                chunk.cache.add_gradient(self.net, chunk.input, sum)?;
+                chunk.cache.gradient(self.net, chunk.input, c > first, sum)?;
             }
             Ok::<(), Error>(())
         })?;

@@ -177,14 +177,14 @@ impl<T: Real, K: Kind<T>> Curvature<'_, '_, T, K> {
         let outputs = net.outputs();
         let state_len = net.loss().state_len(outputs);
 
-        sum_over_examples(lin, out, x, examples, scale, |work, chunk, place, v, out| {
+        sum_over_examples(lin, out, x, examples, scale, |work, chunk, place, v, sum| {
             work.push_forward(net, params, v, chunk, K::SECOND_ORDER)?;
             for plane in work.outputs.chunks_exact_mut(chunk.cache.rows * outputs) {
                 for (i, u) in plane.chunks_exact_mut(outputs).enumerate() {
                     self.kind.output_matrix(lin, place.of(i), &row(&chunk, i, outputs, state_len), u);
                 }
             }
-            work.pull_back(net, params, chunk, K::SECOND_ORDER.then_some(v), out)
+            work.pull_back(net, params, chunk, K::SECOND_ORDER.then_some(v), sum)
         })
     }
 }

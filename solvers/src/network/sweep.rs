@@ -15,7 +15,7 @@ const VECTORS: usize = 8;
 /// Tasks that a product is cut into when it has that much work.
 const TASKS: usize = 16;
 /// Multiply-adds that make a task worth a thread.
-const TASK_WORK: usize = 1 << 22;
+const TASK_WORK: usize = 1 << 21;
 
 /// Which examples a product sums over.
 #[derive(Debug, Clone, Copy)]
@@ -134,6 +134,13 @@ impl Place<'_> {
     }
 }
 
+/// Where a block of examples leaves its gradients: the first one sets them, the others add to them.
+#[derive(Debug)]
+pub(super) struct Sum<'s, T> {
+    pub(super) out: MatMut<'s, T>,
+    pub(super) accumulate: bool,
+}
+
 /// Sets `out` (`[k, parameters]`) to `scale` times the sum over the examples of what `f` adds to its rows.
 ///
 /// `f` gets the rows of `x` (`[k, anything]`) that belong to the rows of its output.
@@ -143,7 +150,7 @@ pub(super) fn sum_over_examples<T: Real>(
     x: MatRef<'_, T>,
     examples: Examples<'_>,
     scale: T,
-    f: impl Fn(&mut Work<T>, Chunk<'_, T>, Place<'_>, MatRef<'_, T>, MatMut<'_, T>) -> Result<(), Error> + Sync,
+    f: impl Fn(&mut Work<T>, Chunk<'_, T>, Place<'_>, MatRef<'_, T>, Sum<'_, T>) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
     let (k, params) = (out.rows(), out.cols());
     if let Examples::Some(indices) = examples {
@@ -152,7 +159,6 @@ pub(super) fn sum_over_examples<T: Real>(
     let parts = parts(k, examples.len(lin.examples()), params);
     // The first part adds to `out` itself, the others each to a block of their own.
     let mut others = lock(&lin.pool.sums).pop().unwrap_or_default();
-    others.clear();
     others.resize((parts - 1) * k * params, T::ZERO);
     let result = share_out(lin, out.rb_mut(), &mut others, x, examples, &f);
     let blocks: Vec<&[T]> = others.chunks_exact((k * params).max(1)).collect();
@@ -172,12 +178,11 @@ fn share_out<T: Real, F>(
     f: &F,
 ) -> Result<(), Error>
 where
-    F: Fn(&mut Work<T>, Chunk<'_, T>, Place<'_>, MatRef<'_, T>, MatMut<'_, T>) -> Result<(), Error> + Sync,
+    F: Fn(&mut Work<T>, Chunk<'_, T>, Place<'_>, MatRef<'_, T>, Sum<'_, T>) -> Result<(), Error> + Sync,
 {
     let (k, params) = (out.rows(), out.cols());
     let block = (k * params).max(1);
     let parts = others.len() / block + 1;
-    out.fill(T::ZERO);
     let mut blocks = vec![out];
     for block in others.chunks_exact_mut(block) {
         blocks.push(MatMut::new(block, k, params)?);
@@ -196,7 +201,12 @@ where
     }
     let mut spaces = lin.pool.take(lin.par.workers());
     let result = run(&mut spaces, tasks, |space, (part, x, mut out)| {
-        lin.each_chunk(examples, part, parts, space, |work, chunk, place| f(work, chunk, place, x, out.rb_mut()))
+        let mut accumulate = false;
+        lin.each_chunk(examples, part, parts, space, |work, chunk, place| {
+            f(work, chunk, place, x, Sum { out: out.rb_mut(), accumulate })?;
+            accumulate = true;
+            Ok(())
+        })
     });
     lin.pool.keep(spaces);
     result

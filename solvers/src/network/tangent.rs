@@ -13,7 +13,8 @@
 use ascribe_core::{Error, MatMut, MatRef, Real};
 
 use super::Mlp;
-use super::cache::{Cache, add_outer, multiply};
+use super::cache::{Cache, multiply, outer_sum};
+use super::sweep::Sum;
 use crate::linalg::matmul;
 use crate::parallel::Parallelism::Serial;
 
@@ -79,16 +80,16 @@ impl<T: Real> Work<T> {
         Ok(())
     }
 
-    /// Adds to each row of `out` the parameter gradient that belongs to the cotangents in `outputs`. With
-    /// `direction`, the rows of `v` that [`Work::push_forward`] saw, adds the second-order terms too.
+    /// Leaves in `sum` the parameter gradients that belong to the cotangents in `outputs`. With `direction`, the rows of `v` that [`Work::push_forward`] saw, adds the second-order terms too.
     pub(super) fn pull_back(
         &mut self,
         net: &Mlp,
         params: &[T],
         chunk: Chunk<'_, T>,
         direction: Option<MatRef<'_, T>>,
-        mut out: MatMut<'_, T>,
+        sum: Sum<'_, T>,
     ) -> Result<(), Error> {
+        let Sum { mut out, accumulate } = sum;
         let (k, rows) = (out.rows(), chunk.cache.rows);
         let [mut upper, mut lower] = core::mem::take(&mut self.cotangent);
         upper.clone_from(&self.outputs);
@@ -99,7 +100,7 @@ impl<T: Real> Work<T> {
                 let grad = &mut out.row_mut(j)[layer.offset..layer.offset + layer.len()];
                 let plane = rows * layer.outputs;
                 let cotangent = MatRef::new(&upper[j * plane..(j + 1) * plane], rows, layer.outputs)?;
-                add_outer(grad, layer, cotangent, a)?;
+                outer_sum(grad, layer, accumulate, cotangent, a)?;
                 if let (Some(_), Some(below)) = (direction, l.checked_sub(1)) {
                     let plane = rows * layer.inputs;
                     let tangent = &self.tangent[below][j * plane..(j + 1) * plane];

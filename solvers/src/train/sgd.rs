@@ -111,8 +111,7 @@ impl Sgd {
                 }
                 let batch_input = MatRef::new(&rows, batch.len(), input.cols())?;
                 cache.evaluate(net, params, batch_input, |i| targets.get(batch[i]))?;
-                gradient.fill(T::ZERO);
-                cache.add_gradient(net, batch_input, &mut gradient)?;
+                cache.gradient(net, batch_input, false, &mut gradient)?;
                 scale(&mut gradient, T::from_f64(1.0 / batch.len() as f64));
                 if self.weight_decay != 0.0 {
                     axpy(&mut gradient, T::from_f64(self.weight_decay), params)?;
