@@ -7,6 +7,7 @@ mod cholesky;
 mod eigen;
 mod factor;
 mod product;
+mod skinny;
 
 pub use cholesky::Cholesky;
 pub use eigen::{Eigen, symmetric_eigen};

@@ -6,6 +6,7 @@ use ascribe_core::{Error, MatMut, Real};
 use faer::traits::ComplexField;
 use faer::{Accum, Par};
 
+use super::skinny::{COLUMNS, DEPTH, Skinny};
 use crate::error::check_shape;
 use crate::parallel::{Parallelism, for_each};
 
@@ -73,7 +74,19 @@ fn product<T: Real>(
     let accumulate = if beta == T::ZERO { Accum::Replace } else { Accum::Add };
     let (rows, cols, stride) = (out.rows(), out.cols(), out.row_stride());
     let alpha = alpha.to_f64();
+    let [m, n, k] = [rows, cols, a.cols()];
+    let skinny = n <= COLUMNS && k >= DEPTH && !a.transposed && b.transposed;
+    let strides = [stride, a.mat.row_stride(), b.mat.row_stride()];
+    let shape = [m, n, k];
     match (T::typed_mut(out.into_span()), T::typed(a.mat.as_span()), T::typed(b.mat.as_span())) {
+        (TypedMut::F32(out), Typed::F32(a), Typed::F32(b)) if skinny => {
+            let accumulate = beta != T::ZERO;
+            Skinny { out, a, b, shape, strides, accumulate, alpha: alpha as f32 }.run();
+        }
+        (TypedMut::F64(out), Typed::F64(a), Typed::F64(b)) if skinny => {
+            let accumulate = beta != T::ZERO;
+            Skinny { out, a, b, shape, strides, accumulate, alpha }.run();
+        }
         (TypedMut::F32(out), Typed::F32(x), Typed::F32(y)) => {
             let out = view_mut(out, rows, cols, stride);
             tiles(out, accumulate, alpha as f32, view(x, &a), view(y, &b), par);

@@ -171,7 +171,7 @@ pub(super) fn sum_over_examples<T: Real>(
 /// but the first.
 fn share_out<T: Real, F>(
     lin: &Linearized<'_, T>,
-    mut out: MatMut<'_, T>,
+    out: MatMut<'_, T>,
     others: &mut [T],
     x: MatRef<'_, T>,
     examples: Examples<'_>,
