@@ -133,11 +133,16 @@ fn thin_svd<F: ComplexField + Copy>(
 ) -> Result<(), Error> {
     let (m, n) = (a.nrows(), a.ncols());
     let k = m.min(n);
-    let factor = a.thin_svd().map_err(|_| Error::NoConvergence { what: "singular value decomposition" })?;
+    let failure = Error::NoConvergence { what: "singular value decomposition" };
+    let Ok(factor) = a.thin_svd() else { return Err(failure) };
     view_mut(u, m, k, k).copy_from(factor.U());
     view_mut(v, n, k, k).copy_from(factor.V());
     for (to, from) in s.iter_mut().zip(factor.S().column_vector().iter()) {
         *to = *from;
+    }
+    // faer calls it success when numbers near the largest one overflowed on the way.
+    if u.iter().chain(&*s).chain(&*v).any(|x| !F::is_finite_impl(x)) {
+        return Err(failure);
     }
     Ok(())
 }
