@@ -4,6 +4,7 @@ pub mod conformance;
 pub mod exact;
 pub mod failure;
 pub mod measure;
+pub mod oracle;
 pub mod tolerance;
 
 pub use failure::Failure;

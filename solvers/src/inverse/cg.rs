@@ -117,6 +117,9 @@ impl Cg {
 /// One right-hand side on its way.
 struct Column<T> {
     row: usize,
+    /// The power of two below `|v|` that `v` is divided by, and `x` multiplied by at the end: nothing is rounded,
+    /// and the squares of a small or large `v` neither vanish nor overflow.
+    unit: T,
     x: Vec<T>,
     r: Vec<T>,
     p: Vec<T>,
@@ -152,7 +155,7 @@ impl<T: Real> Column<T> {
             Some(Stop::Diverged { step })
         } else if curvature <= noise {
             Some(Stop::NegativeCurvature { curvature: curvature / length })
-        } else if self.x.iter().zip(&self.p).any(|(&x, &p)| !(x + T::from_f64(alpha) * p).is_finite()) {
+        } else if self.x.iter().zip(&self.p).any(|(&x, &p)| !((x + T::from_f64(alpha) * p) * self.unit).is_finite()) {
             // The residual that is carried along would not notice.
             Some(Stop::Diverged { step })
         } else {
@@ -168,7 +171,7 @@ impl<T: Real> Column<T> {
     fn set_residual(&mut self, v: &[T], q: &[T], damping: f64) {
         let damping = T::from_f64(damping);
         for (((r, &v), &q), &x) in self.r.iter_mut().zip(v).zip(q).zip(&self.x) {
-            *r = v - (q + damping * x);
+            *r = v / self.unit - (q + damping * x);
         }
         self.applications += 1;
     }
@@ -259,16 +262,20 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
         let options = &self.options;
         let mut space = Space { input: Vec::new(), output: Vec::new(), scratch: Vec::new() };
         let column = |(row, v): (usize, &[T])| {
-            let norm = norm2(v).to_f64();
+            let unit = power_of_two(norm2(v));
+            let v: Vec<T> = v.iter().map(|&v| v / unit).collect();
+            let norm = norm2(&v).to_f64();
             let zero = vec![T::ZERO; self.dim];
-            let x = if options.start_at_rhs { v.to_vec() } else { zero.clone() };
+            // Below the floor the squares of the residual underflow.
+            let floor = T::MIN_POSITIVE.sqrt().to_f64();
             Column {
                 row,
-                x,
-                r: v.to_vec(),
+                unit,
+                x: if options.start_at_rhs { v.clone() } else { zero.clone() },
+                r: v,
                 p: zero,
                 rho: 0.0,
-                goal: (options.rtol * norm).max(options.atol),
+                goal: (options.rtol * norm).max(options.atol / unit.to_f64()).max(floor),
                 norm,
                 iterations: 0,
                 applications: 0,
@@ -301,7 +308,7 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
             self.precondition_and_turn(&mut columns, &mut space, false)?;
         }
         for column in &columns {
-            out.row_mut(column.row).copy_from_slice(&column.x);
+            out.row_mut(column.row).iter_mut().zip(&column.x).for_each(|(out, &x)| *out = x * column.unit);
         }
         let report = |column: &Column<T>| SolveReport {
             stop: column.stop.unwrap_or(Stop::IterationLimit),
@@ -311,4 +318,15 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
         };
         Ok(columns.iter().map(report).collect())
     }
+}
+
+/// The largest power of two up to `norm`; 1 for 0, that of the largest number for infinity.
+fn power_of_two<T: Real>(norm: T) -> T {
+    let norm = if norm.is_finite() { norm } else { T::MAX };
+    if norm == T::ZERO {
+        return T::ONE;
+    }
+    // The bits of the exponent alone; a subnormal f64 has none, and is left to the smallest normal number.
+    let exponent = f64::from_bits(norm.to_f64().to_bits() & (0x7ff << 52));
+    T::from_f64(exponent.max(f64::MIN_POSITIVE))
 }

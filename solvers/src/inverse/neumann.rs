@@ -185,6 +185,7 @@ pub(super) struct Progress {
     smallest: f64,
     last: f64,
     iterations: usize,
+    applications: usize,
     stop: Option<Stop>,
 }
 
@@ -193,7 +194,7 @@ impl Progress {
         SolveReport {
             stop: self.stop.unwrap_or(Stop::IterationLimit),
             iterations: self.iterations,
-            operator_applications: self.iterations + usize::from(matches!(self.stop, Some(Stop::Diverged { .. }))),
+            operator_applications: self.applications,
             relative_residual: if self.norm == 0.0 { 0.0 } else { self.last / self.norm },
         }
     }
@@ -203,6 +204,7 @@ impl Progress {
         if self.stop.is_some() {
             return;
         }
+        self.applications += 1;
         if self.first.is_nan() {
             self.first = residual;
         }
@@ -249,7 +251,15 @@ impl<T: Real> Iteration<'_, T> {
         let progress = |v: &[T]| {
             let norm = norm2(v).to_f64();
             let stop = (norm == 0.0).then_some(Stop::Converged);
-            Progress { norm, first: f64::NAN, smallest: f64::INFINITY, last: norm, iterations: 0, stop }
+            Progress {
+                norm,
+                first: f64::NAN,
+                smallest: f64::INFINITY,
+                last: norm,
+                iterations: 0,
+                applications: 0,
+                stop,
+            }
         };
         Ok(State {
             best: x.clone(),
@@ -296,11 +306,18 @@ impl<T: Real> Iteration<'_, T> {
             }
         };
         let alpha = T::from_f64(-self.alpha);
-        let rows = state.x.chunks_exact_mut(n.max(1)).zip(update.chunks_exact(n.max(1))).zip(&mut state.columns);
-        for ((x, d), column) in rows {
-            if column.stop.is_none() {
-                ascribe_core::reduce::axpy(x, alpha, d)?;
-                column.iterations = step;
+        let rows = state.x.chunks_exact_mut(width).zip(update.chunks_exact(width));
+        for (((x, d), best), column) in rows.zip(state.best.chunks_exact(width)).zip(&mut state.columns) {
+            if column.stop.is_some() {
+                continue;
+            }
+            ascribe_core::reduce::axpy(x, alpha, d)?;
+            column.iterations = step;
+            // No later step may come to notice.
+            if x.iter().any(|x| !x.is_finite()) {
+                x.copy_from_slice(best);
+                column.last = column.smallest;
+                column.stop = Some(Stop::Diverged { step });
             }
         }
         Ok(false)

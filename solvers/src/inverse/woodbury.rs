@@ -49,7 +49,9 @@ impl<T: Real, F: Adjoint<T>> Woodbury<F, T> {
     /// finite; a shape error; [`Error::NotPositiveDefinite`] when the damping is lost in rounding or the Gram
     /// matrix holds NaN.
     pub fn new(factor: F, mut gram: Vec<T>, scale: f64, damping: f64, par: Parallelism) -> Result<Self, Error> {
-        if !(damping > 0.0 && damping.is_finite()) {
+        // In the precision of the solve, which divides by it.
+        let divisor = T::from_f64(damping);
+        if !(divisor > T::ZERO && divisor.is_finite()) {
             return Err(CoreError::Damping { value: damping }.into());
         }
         if !(scale > 0.0 && scale.is_finite()) {

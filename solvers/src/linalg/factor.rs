@@ -65,7 +65,8 @@ pub struct Qr<T> {
 /// The thin QR factorisation of an `m x n` matrix. Cost: `2 m n^2` flops for `m >= n`.
 ///
 /// # Errors
-/// [`ascribe_core::Error::NonFinite`] for NaN or infinity.
+/// [`ascribe_core::Error::NonFinite`] for NaN or infinity, [`Error::NoConvergence`] when the norm of a column
+/// overflows.
 pub fn qr<T: Real>(a: MatRef<'_, T>) -> Result<Qr<T>, Error> {
     for row in a.row_iter() {
         check_finite("matrix to factorise", row)?;
@@ -80,6 +81,9 @@ pub fn qr<T: Real>(a: MatRef<'_, T>) -> Result<Qr<T>, Error> {
         (Typed::F32(x), TypedMut::F32(q), TypedMut::F32(r)) => thin_qr(view(x, &a.into()), q, r),
         (Typed::F64(x), TypedMut::F64(q), TypedMut::F64(r)) => thin_qr(view(x, &a.into()), q, r),
         _ => unreachable!("input and output have one element type"),
+    }
+    if out.q.iter().chain(&out.r).any(|x| !x.is_finite()) {
+        return Err(Error::NoConvergence { what: "QR of a matrix whose column norms overflow" });
     }
     Ok(out)
 }
@@ -105,7 +109,8 @@ pub struct Svd<T> {
 /// The thin singular value decomposition of an `m x n` matrix.
 ///
 /// # Errors
-/// [`ascribe_core::Error::NonFinite`] for NaN or infinity, [`Error::NoConvergence`] when the iteration fails.
+/// [`ascribe_core::Error::NonFinite`] for NaN or infinity, [`Error::NoConvergence`] when the iteration fails or the
+/// squares of the elements overflow.
 pub fn svd<T: Real>(a: MatRef<'_, T>) -> Result<Svd<T>, Error> {
     for row in a.row_iter() {
         check_finite("matrix to decompose", row)?;
@@ -133,11 +138,16 @@ fn thin_svd<F: ComplexField + Copy>(
 ) -> Result<(), Error> {
     let (m, n) = (a.nrows(), a.ncols());
     let k = m.min(n);
-    let factor = a.thin_svd().map_err(|_| Error::NoConvergence { what: "singular value decomposition" })?;
+    let failure = Error::NoConvergence { what: "singular value decomposition" };
+    let Ok(factor) = a.thin_svd() else { return Err(failure) };
     view_mut(u, m, k, k).copy_from(factor.U());
     view_mut(v, n, k, k).copy_from(factor.V());
     for (to, from) in s.iter_mut().zip(factor.S().column_vector().iter()) {
         *to = *from;
+    }
+    // faer calls it success when numbers near the largest one overflowed on the way.
+    if u.iter().chain(&*s).chain(&*v).any(|x| !F::is_finite_impl(x)) {
+        return Err(failure);
     }
     Ok(())
 }

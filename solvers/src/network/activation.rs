@@ -127,12 +127,19 @@ impl Activation {
             Self::Gelu => {
                 let distribution = c(0.5) * (T::ONE + (x * c(SQRT_HALF)).erf());
                 let density = c(NORMAL_PEAK) * (c(-0.5) * x * x).exp();
-                (x * distribution, distribution + x * density, density * (c(2.0) - x * x))
+                // The square of a huge x is infinite, and 0 * infinity is not the 0 that is meant.
+                let second = if density == T::ZERO { T::ZERO } else { density * (c(2.0) - x * x) };
+                (x * distribution, distribution + x * density, second)
             }
             Self::GeluTanh => {
                 let square = x * x;
                 let tanh = (c(SQRT_TWO_OVER_PI) * (x + c(GELU_CUBIC) * square * x)).tanh();
                 let sech2 = (T::ONE - tanh) * (T::ONE + tanh);
+                if sech2 == T::ZERO {
+                    // Saturated: the polynomials beside it may be infinite.
+                    let step = c(0.5) * (T::ONE + tanh);
+                    return (step * x, step, T::ZERO);
+                }
                 let inner = c(SQRT_TWO_OVER_PI) * (T::ONE + c(3.0 * GELU_CUBIC) * square);
                 let bend = c(SQRT_TWO_OVER_PI * 6.0 * GELU_CUBIC) * x;
                 let slope = c(0.5) * (T::ONE + tanh + x * sech2 * inner);

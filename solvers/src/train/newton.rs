@@ -78,6 +78,9 @@ impl Newton {
             let value = self.gradient_tolerance;
             return Err(CoreError::Parameter { what: "gradient tolerance", value, must_be: "at least 0" }.into());
         }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return Err(CoreError::Damping { value: self.weight_decay }.into());
+        }
         let decay = T::from_f64(self.weight_decay);
         let mut step = vec![T::ZERO; params.len()];
         let mut trial = params.to_vec();
