@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use ascribe_core::reduce::{axpy, dot, norm2};
+use ascribe_core::reduce::{axpy, dot, norm2, sum_abs};
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
@@ -155,7 +155,7 @@ impl<T: Real> Column<T> {
             Some(Stop::Diverged { step })
         } else if curvature <= noise {
             Some(Stop::NegativeCurvature { curvature: curvature / length })
-        } else if self.x.iter().zip(&self.p).any(|(&x, &p)| !((x + T::from_f64(alpha) * p) * self.unit).is_finite()) {
+        } else if self.overflows(alpha) {
             // The residual that is carried along would not notice.
             Some(Stop::Diverged { step })
         } else {
@@ -165,6 +165,16 @@ impl<T: Real> Column<T> {
             None
         };
         Ok(())
+    }
+
+    /// Whether the step `alpha` leaves the finite numbers. Almost always the sums of the magnitudes say no.
+    fn overflows(&self, alpha: f64) -> bool {
+        let bound = (sum_abs(&self.x).to_f64() + alpha.abs() * sum_abs(&self.p).to_f64()) * self.unit.to_f64();
+        let alpha = T::from_f64(alpha);
+        let element = |(&x, &p): (&T, &T)| !((x + alpha * p) * self.unit).is_finite();
+        // A bound that is NaN is no bound: then, too, each element is looked at.
+        let bounded = bound < 0.5 * T::MAX.to_f64();
+        !bounded && self.x.iter().zip(&self.p).any(element)
     }
 
     /// `r = v - (A + damping I) x`, given `q = A x`.

@@ -76,16 +76,17 @@ fn product<T: Real>(
     let alpha = alpha.to_f64();
     let [m, n, k] = [rows, cols, a.cols()];
     let skinny = n <= COLUMNS && k >= DEPTH && !a.transposed && b.transposed;
-    let strides = [stride, a.mat.row_stride(), b.mat.row_stride()];
+    // A matrix of one row may have any stride.
+    let strides = [stride.max(n), a.mat.row_stride().max(k), b.mat.row_stride().max(k)];
     let shape = [m, n, k];
     match (T::typed_mut(out.into_span()), T::typed(a.mat.as_span()), T::typed(b.mat.as_span())) {
         (TypedMut::F32(out), Typed::F32(a), Typed::F32(b)) if skinny => {
             let accumulate = beta != T::ZERO;
-            Skinny { out, a, b, shape, strides, accumulate, alpha: alpha as f32 }.run();
+            Skinny { out, a, b, shape, strides, accumulate, alpha: alpha as f32 }.run(par);
         }
         (TypedMut::F64(out), Typed::F64(a), Typed::F64(b)) if skinny => {
             let accumulate = beta != T::ZERO;
-            Skinny { out, a, b, shape, strides, accumulate, alpha }.run();
+            Skinny { out, a, b, shape, strides, accumulate, alpha }.run(par);
         }
         (TypedMut::F32(out), Typed::F32(x), Typed::F32(y)) => {
             let out = view_mut(out, rows, cols, stride);

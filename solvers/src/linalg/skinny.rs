@@ -5,11 +5,15 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::parallel::{Parallelism, for_each};
+
 /// Rows of `B` up to which this form is the faster one.
 pub(super) const COLUMNS: usize = 12;
 /// Inner dimension from which it is: below, summing up the lanes costs too much.
 pub(super) const DEPTH: usize = 128;
 
+/// Multiply-adds of one task.
+const TASK_WORK: usize = 1 << 22;
 /// Rows of `A` and of `B` that are taken at once: 16 accumulators, as many as half of the vector registers.
 const TILE: usize = 4;
 
@@ -30,8 +34,18 @@ macro_rules! skinny {
     ($t:ident, $vector:ident, $split:ident, $load:ident, $zero:ident, $mul_add:ident, $sum:ident) => {
         impl Skinny<'_, $t> {
             /// `out = alpha a b^T`, or `out += alpha a b^T`.
-            pub(super) fn run(self) {
-                Arch::new().dispatch(self);
+            pub(super) fn run(self, par: Parallelism) {
+                let Self { out, a, b, shape: [m, n, k], strides, accumulate, alpha } = self;
+                let height = (TASK_WORK / (n * k).max(1)).max(TILE);
+                let pieces = out.chunks_mut(height * strides[0]).zip((0..m).step_by(height));
+                let tasks = pieces.map(|(out, start)| {
+                    let shape = [height.min(m - start), n, k];
+                    Skinny { out, a: &a[start * strides[1]..], b, shape, strides, accumulate, alpha }
+                });
+                let _: Result<(), core::convert::Infallible> = for_each(par, tasks.collect(), |task| {
+                    Arch::new().dispatch(task);
+                    Ok(())
+                });
             }
 
             /// The products of `R` rows of `a` from `i` on and `C` rows of `b` from `j` on.
@@ -39,8 +53,8 @@ macro_rules! skinny {
             fn tile<S: Simd, const R: usize, const C: usize>(&mut self, simd: S, i: usize, j: usize) {
                 let [_, _, depth] = self.shape;
                 let [out_stride, a_stride, b_stride] = self.strides;
-                let (a_heads, a_tails) = split::<S, R>(self.a, i, a_stride, depth);
-                let (b_heads, b_tails) = split::<S, C>(self.b, j, b_stride, depth);
+                let (a_heads, a_tails) = Self::split::<S, R>(self.a, i, a_stride, depth);
+                let (b_heads, b_tails) = Self::split::<S, C>(self.b, j, b_stride, depth);
                 let mut sums = [[simd.$zero(0.0); C]; R];
                 let mut add = |x: [S::$vector; R], y: [S::$vector; C]| {
                     for (sums, x) in sums.iter_mut().zip(x) {
@@ -65,18 +79,18 @@ macro_rules! skinny {
                         *out = if self.accumulate { *out + product } else { product };
                     }
                 }
+            }
 
-                /// `N` rows cut into whole vectors and the rest.
-                #[inline(always)]
-                fn split<S: Simd, const N: usize>(
-                    x: &[$t],
-                    first: usize,
-                    stride: usize,
-                    depth: usize,
-                ) -> ([&[S::$vector]; N], [&[$t]; N]) {
-                    let rows: [_; N] = core::array::from_fn(|r| S::$split(&x[(first + r) * stride..][..depth]));
-                    (rows.map(|(head, _)| head), rows.map(|(_, tail)| tail))
-                }
+            /// `N` rows cut into whole vectors and the rest.
+            #[inline(always)]
+            fn split<S: Simd, const N: usize>(
+                x: &[$t],
+                first: usize,
+                stride: usize,
+                depth: usize,
+            ) -> ([&[S::$vector]; N], [&[$t]; N]) {
+                let rows: [_; N] = core::array::from_fn(|r| S::$split(&x[(first + r) * stride..][..depth]));
+                (rows.map(|(head, _)| head), rows.map(|(_, tail)| tail))
             }
 
             #[inline(always)]
