@@ -136,7 +136,9 @@ pub fn outputs<S: Scalar>(net: &Mlp, params: &[S], input: &[f64]) -> Vec<S> {
         let (own, tail) = rest.split_at(layer.len());
         rest = tail;
         if l > 0 {
-            a.iter_mut().for_each(|x| *x = activate(net.activation(), *x));
+            for x in &mut a {
+                *x = activate(net.activation(), *x);
+            }
         }
         if layer.bias {
             a.push(S::ONE);
