@@ -270,3 +270,10 @@ pub fn monte_carlo(runs: usize, deviation: f64) -> f64 {
 pub fn trajectory<T: Real>(steps: usize, rate: f64, count: usize, largest: f64) -> f64 {
     steps as f64 * (1.0 + rate).powi(steps as i32) * gamma::<T>(count) * largest
 }
+
+/// The gradient at which a descent cannot be told from rounding any more: a step along it changes the objective by
+/// `|g|^2 / (2 curvature)`, and what is accepted may raise it by `4 eps objective` as often as it is lowered, each sum
+/// over the examples being off by as much once more.
+pub fn stationary<T: Real>(objective: f64, curvature: f64) -> f64 {
+    (2.0 * curvature * 8.0 * T::EPSILON.to_f64() * objective).sqrt()
+}

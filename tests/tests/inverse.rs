@@ -334,7 +334,7 @@ proptest! {
     /// At most one step for every distinct eigenvalue; one step when the preconditioner is the inverse.
     #[test]
     fn cg_needs_a_step_for_each_distinct_eigenvalue(distinct in 1..5_usize, n in 5..30_usize, seed in any::<u64>()) {
-        let values: Vec<f64> = (0..n).map(|i| (1 << (i % distinct)) as f64).collect();
+        let values: Vec<f64> = (0..n).map(|i| f64::from(1 << (i % distinct))).collect();
         let a = oracle::with_spectrum(&values, Stream::new(seed, "spectrum"));
         let op = ByRow::<f64>::new(&a, n);
         let v: Vec<f64> = oracle::uniform(Stream::new(seed, "rhs"), n);
@@ -344,7 +344,7 @@ proptest! {
         let inverse = Inverse(Explicit::default().prepare(&op).unwrap());
         let (x, reports) = solve(&cg.prepare_with(&op, &inverse).unwrap(), &v);
         prop_assert!(reports[0].is_converged() && reports[0].iterations == 1, "{:?}", reports);
-        let condition = (1 << (distinct - 1)) as f64;
+        let condition = f64::from(1 << (distinct - 1));
         let bound = tolerance::solutions(condition, 1e-10 + tolerance::direct_residual::<f64>(n));
         assert_rows_near("preconditioned", n, &x, &oracle::solve(&a, 0.0, &v), bound);
     }

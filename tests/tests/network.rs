@@ -717,8 +717,7 @@ fn wrong_inputs_are_named() {
     }
     assert_eq!(out, [7.0; 36]);
 
-    type Made = Result<Mlp, Error>;
-    let made = |widths: &[usize]| -> Made { Mlp::new(widths, Activation::Relu, Loss::Bce) };
+    let made = |widths: &[usize]| Mlp::new(widths, Activation::Relu, Loss::Bce);
     for widths in [&[][..], &[3], &[2, 0], &[0, 2]] {
         assert!(matches!(made(widths), Err(Error::Core(CoreError::Empty { .. }))), "{widths:?}");
     }
