@@ -11,7 +11,7 @@
 //!
 //! A solver is a plain struct of options; `prepare` binds it to an operator and gives a [`Solve`], which takes
 //! blocks of right-hand sides, each with its own stop and its own [`SolveReport`]. Not converging is a report, a
-//! wrong input is an error. [`Inverse`] makes an operator of a prepared solver, so that any of them can
+//! wrong input is an error. [`AsOperator`] makes an operator of a prepared solver, so that any of them can
 //! precondition another.
 
 mod cg;
@@ -25,5 +25,5 @@ pub use cg::{Cg, PreparedCg};
 pub use explicit::{Explicit, ExplicitInverse, ExplicitSpectrum};
 pub use lissa::{Batch, Lissa, PreparedLissa};
 pub use neumann::{Neumann, PreparedNeumann, Start};
-pub use report::{Inverse, Solve, SolveReport, Stop};
+pub use report::{AsOperator, Solve, SolveReport, Stop};
 pub use woodbury::Woodbury;

@@ -7,7 +7,7 @@ use ascribe_core::random::Stream;
 use ascribe_core::{Error as CoreError, ExampleLinOp, LinOp, MatMut, MatRef, Real};
 use ascribe_solvers::Error;
 use ascribe_solvers::inverse::{
-    Batch, Cg, Explicit, ExplicitSpectrum, Inverse, Lissa, Neumann, Solve, SolveReport, Start, Stop, Woodbury,
+    AsOperator, Batch, Cg, Explicit, ExplicitSpectrum, Lissa, Neumann, Solve, SolveReport, Start, Stop, Woodbury,
 };
 use ascribe_solvers::parallel::Parallelism;
 use ascribe_tests::{oracle, tolerance};
@@ -341,7 +341,7 @@ proptest! {
         let cg = Cg { rtol: 1e-10, ..Cg::default() };
         let (_, reports) = solve(&cg.prepare(&op).unwrap(), &v);
         prop_assert!(reports[0].is_converged() && reports[0].iterations <= distinct, "{:?}", reports);
-        let inverse = Inverse(Explicit::default().prepare(&op).unwrap());
+        let inverse = AsOperator(Explicit::default().prepare(&op).unwrap());
         let (x, reports) = solve(&cg.prepare_with(&op, &inverse).unwrap(), &v);
         prop_assert!(reports[0].is_converged() && reports[0].iterations == 1, "{:?}", reports);
         let condition = f64::from(1 << (distinct - 1));
@@ -451,7 +451,7 @@ fn every_solver_takes_zero_and_refuses_nan() {
         let rows = solver.solve(MatMut::from_row(&mut out), MatRef::new(&[1.0; 6], 2, 3).unwrap());
         assert!(matches!(rows, Err(Error::Core(CoreError::Shape { .. }))) && out == [7.0; 3], "{name}");
         // As an operator too.
-        let inverse = Inverse(solver);
+        let inverse = AsOperator(solver);
         let mut out = [0.0; 3];
         inverse.apply(MatMut::from_row(&mut out), MatRef::from_row(&rhs[3..6]), &mut []).unwrap();
         let (single, _) = solve(solver, &rhs[3..6]);
@@ -624,7 +624,7 @@ fn broken_operators_are_reported_with_a_finite_solution() {
     let (x, reports) = solve(&cg, &[0.75, -0.5]);
     assert!(x == [0.75, 0.0] && reports[0].is_converged() && diverged(&reports[1]), "{x:?} {reports:?}");
     let neumann = Neumann::default();
-    let inverse = Inverse(neumann.prepare(&mixed).unwrap());
+    let inverse = AsOperator(neumann.prepare(&mixed).unwrap());
     let mut out = [0.0; 2];
     let failed = inverse.apply(MatMut::new(&mut out, 2, 1).unwrap(), MatRef::new(&[0.0, -0.5], 2, 1).unwrap(), &mut []);
     assert_eq!(failed, Err(CoreError::Unsolved { row: 1 }));

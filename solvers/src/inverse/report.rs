@@ -100,12 +100,12 @@ impl<T: Real, S: Solve<T> + ?Sized> Solve<T> for &S {
 /// It is linear only as far as the solver is: direct methods are, [`Neumann`](super::Neumann) with a fixed number
 /// of steps is, CG with a tolerance is so to that tolerance.
 #[derive(Debug, Clone, Copy)]
-pub struct Inverse<S>(
+pub struct AsOperator<S>(
     /// The solver.
     pub S,
 );
 
-impl<T: Real, S: Solve<T>> LinOp<T> for Inverse<S> {
+impl<T: Real, S: Solve<T>> LinOp<T> for AsOperator<S> {
     fn dim_in(&self) -> usize {
         self.0.dim()
     }
