@@ -178,7 +178,7 @@ fn steps(condition: f64, rtol: f64) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn all_solvers_agree(system in system()) {
         let (op, rhs, damping, n) = (system.op(), system.rhs(), system.damping(), system.dim);

@@ -98,7 +98,7 @@ fn check_product<T: Real>(case: Product) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn products_are_exact_on_integers_and_stay_inside_their_view(case in product()) {
         check_product::<f32>(case)?;

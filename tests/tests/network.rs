@@ -306,7 +306,7 @@ fn check_curvature<A: ExampleLinOp<f64>>(op: &A, problem: &Problem<f64>, semidef
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn curvatures_obey_their_laws(problem in problem(), sum in any::<bool>(), samples in 1..4_usize) {
         let reduction = if sum { Reduction::Sum } else { Reduction::Mean };

@@ -20,7 +20,7 @@ fn nested(outer: usize, inner: usize, threads: [usize; 2]) -> Vec<u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn tasks_inside_of_tasks_run_once(outer in 0..20_usize, inner in 0..20_usize, threads in [1..9_usize, 1..9_usize]) {
         prop_assert_eq!(nested(outer, inner, threads), vec![1; outer * inner]);

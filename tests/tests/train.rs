@@ -63,7 +63,7 @@ fn plain_loop(sgd: Sgd, net: &Mlp, params: &mut [f64], data: &Data) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
     fn sgd_is_its_formula(
         (examples, batch, count) in (1..12_usize, 1..7_usize, 0..9_usize),
@@ -157,7 +157,7 @@ fn sgd_refuses_wrong_inputs_before_it_moves() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
     /// `(X^T X / N + decay I) theta = X^T y / N`, with the bias as a column of ones.
     #[test]
     fn newton_solves_linear_regression(examples in 1..20_usize, sum in any::<bool>(), decay in 0.01..1.0_f64, seed in any::<u64>()) {
