@@ -47,7 +47,8 @@ impl Parallelism {
 
 /// Runs `f` once on each task. As many threads work as there are `states`; each keeps its own.
 ///
-/// Tasks are taken in order, so put the longest first when they differ.
+/// Tasks are taken in order, so put the longest first when they differ. Without any state nobody works, and no task
+/// is run.
 ///
 /// # Errors
 /// The error of the earliest task that failed. Every task is run all the same, so that what was written does

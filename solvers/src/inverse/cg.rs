@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use ascribe_core::reduce::{axpy, dot, norm2, sum_abs};
+use ascribe_core::reduce::{axpy, dot, norm2};
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
@@ -131,6 +131,8 @@ struct Column<T> {
     iterations: usize,
     applications: usize,
     residual: f64,
+    /// Bounds `|x|`: the first iterate and the lengths of all steps.
+    reach: f64,
     stop: Option<Stop>,
 }
 
@@ -147,15 +149,15 @@ impl<T: Real> Column<T> {
         axpy(q, T::from_f64(damping), &self.p)?;
         self.applications += 1;
         let curvature = dot(&self.p, q)?.to_f64();
-        let length = dot(&self.p, &self.p)?.to_f64();
+        let length = dot(&self.p, &self.p)?.to_f64().sqrt();
         let alpha = self.rho / curvature;
         // |p^T A p| below the rounding of the product says nothing about its sign.
-        let noise = T::EPSILON.to_f64() * length.sqrt() * norm2(q).to_f64();
+        let noise = T::EPSILON.to_f64() * length * norm2(q).to_f64();
         self.stop = if !curvature.is_finite() || !alpha.is_finite() && curvature > noise {
             Some(Stop::Diverged { step })
         } else if curvature <= noise {
-            Some(Stop::NegativeCurvature { curvature: curvature / length })
-        } else if self.overflows(alpha) {
+            Some(Stop::NegativeCurvature { curvature: curvature / (length * length) })
+        } else if self.overflows(alpha, length) {
             // The residual that is carried along would not notice.
             Some(Stop::Diverged { step })
         } else {
@@ -167,13 +169,14 @@ impl<T: Real> Column<T> {
         Ok(())
     }
 
-    /// Whether the step `alpha` leaves the finite numbers. Almost always the sums of the magnitudes say no.
-    fn overflows(&self, alpha: f64) -> bool {
-        let bound = (sum_abs(&self.x).to_f64() + alpha.abs() * sum_abs(&self.p).to_f64()) * self.unit.to_f64();
+    /// Whether the step `alpha` along a direction of this `length` leaves the finite numbers. Almost always the
+    /// lengths of the steps so far say no.
+    fn overflows(&mut self, alpha: f64, length: f64) -> bool {
+        self.reach += alpha.abs() * length;
+        let bounded = self.reach * self.unit.to_f64() < 0.5 * T::MAX.to_f64();
         let alpha = T::from_f64(alpha);
         let element = |(&x, &p): (&T, &T)| !((x + alpha * p) * self.unit).is_finite();
         // A bound that is NaN is no bound: then, too, each element is looked at.
-        let bounded = bound < 0.5 * T::MAX.to_f64();
         !bounded && self.x.iter().zip(&self.p).any(element)
     }
 
@@ -188,8 +191,10 @@ impl<T: Real> Column<T> {
 
     /// The next direction: `z` made conjugate to the last one.
     fn turn(&mut self, z: Option<&[T]>, first: bool) -> Result<(), CoreError> {
-        let z = z.unwrap_or(&self.r);
-        let rho = dot(&self.r, z)?.to_f64();
+        let (z, rho) = match z {
+            Some(z) => (z, dot(&self.r, z)?.to_f64()),
+            None => (self.r.as_slice(), self.residual * self.residual),
+        };
         let beta = if first { 0.0 } else { rho / self.rho };
         let beta = T::from_f64(beta);
         for (p, &z) in self.p.iter_mut().zip(z) {
@@ -290,6 +295,7 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
                 iterations: 0,
                 applications: 0,
                 residual: norm,
+                reach: if options.start_at_rhs { norm } else { 0.0 },
                 stop: (norm == 0.0).then_some(Stop::Converged),
             }
         };

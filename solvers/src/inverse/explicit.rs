@@ -145,7 +145,8 @@ impl ExplicitSpectrum {
     ///
     /// # Errors
     /// A shape error; [`CoreError::NonFinite`] in `rhs`; [`CoreError::Singular`] with the index of an eigenvalue
-    /// that `damping` takes to 0; [`CoreError::Damping`] when it is not finite. `out` is untouched then.
+    /// that `damping` takes to 0; [`CoreError::Damping`] when it is not finite; [`Error::NoConvergence`] when the
+    /// solution overflows. `out` is untouched then.
     pub fn solve<T: Real>(&self, damping: f64, mut out: MatMut<'_, T>, rhs: MatRef<'_, T>) -> Result<(), Error> {
         let n = self.eigen.values.len();
         check_system(n, &out, &rhs)?;
@@ -168,6 +169,9 @@ impl ExplicitSpectrum {
         let mut solved = vec![0.0; k * n];
         let coordinates = MatRef::new(&rotated, k, n)?;
         matmul(MatMut::new(&mut solved, k, n)?, 0.0, 1.0, coordinates, vectors.t(), self.parallelism)?;
+        if solved.iter().any(|&x| !T::from_f64(x).is_finite()) {
+            return Err(Error::NoConvergence { what: "solution by eigenvalues (it overflows)" });
+        }
         narrow(&mut out, &solved);
         Ok(())
     }

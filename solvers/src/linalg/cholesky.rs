@@ -53,17 +53,21 @@ impl<T: Real> Cholesky<T> {
     /// Replaces each row `v` of `rhs` by `A^-1 v`. Cost: `2 n^2` flops a row.
     ///
     /// # Errors
-    /// A shape error when the rows are not of length `n`.
-    pub fn solve_in_place(&self, rhs: MatMut<'_, T>, par: Parallelism) -> Result<(), Error> {
+    /// A shape error when the rows are not of length `n`; [`Error::NoConvergence`] when the result is not finite,
+    /// because it overflows or `rhs` was not finite. `rhs` is overwritten in that case.
+    pub fn solve_in_place(&self, mut rhs: MatMut<'_, T>, par: Parallelism) -> Result<(), Error> {
         check_shape("right-hand side columns", self.n, rhs.cols())?;
         if self.n == 0 || rhs.rows() == 0 {
             return Ok(());
         }
         let (rows, cols, stride) = (rhs.rows(), rhs.cols(), rhs.row_stride());
-        match (T::typed_mut(rhs.into_span()), T::typed(&self.factor)) {
+        match (T::typed_mut(rhs.rb_mut().into_span()), T::typed(&self.factor)) {
             (TypedMut::F32(rhs), Typed::F32(l)) => solve(view_mut(rhs, rows, cols, stride), l, self.n, par),
             (TypedMut::F64(rhs), Typed::F64(l)) => solve(view_mut(rhs, rows, cols, stride), l, self.n, par),
             _ => unreachable!("factor and right-hand side have one element type"),
+        }
+        if rhs.as_ref().row_iter().flatten().any(|x| !x.is_finite()) {
+            return Err(Error::NoConvergence { what: "solution by Cholesky factors (it overflows)" });
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ const VECTORS: usize = 8;
 /// Tasks that a product is cut into when it has that much work.
 const TASKS: usize = 16;
 /// Multiply-adds that make a task worth a thread.
-const TASK_WORK: usize = 1 << 21;
+const TASK_WORK: usize = 1 << 22;
 
 /// Which examples a product sums over.
 #[derive(Debug, Clone, Copy)]
