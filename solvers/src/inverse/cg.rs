@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use ascribe_core::reduce::{axpy, dot, norm2};
+use ascribe_core::reduce::{axpy, dot, norm2, norm2_squared};
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
@@ -131,6 +131,8 @@ struct Column<T> {
     iterations: usize,
     applications: usize,
     residual: f64,
+    /// `r . r`, which is `rho` without a preconditioner.
+    squared: f64,
     /// Bounds `|x|`: the first iterate and the lengths of all steps.
     reach: f64,
     stop: Option<Stop>,
@@ -138,7 +140,9 @@ struct Column<T> {
 
 impl<T: Real> Column<T> {
     fn note_residual(&mut self) {
-        self.residual = norm2(&self.r).to_f64();
+        // At unit scale the squares neither overflow nor, above the goal's floor, vanish.
+        self.squared = norm2_squared(&self.r).to_f64();
+        self.residual = self.squared.sqrt();
         if self.residual <= self.goal {
             self.stop = Some(Stop::Converged);
         }
@@ -193,7 +197,7 @@ impl<T: Real> Column<T> {
     fn turn(&mut self, z: Option<&[T]>, first: bool) -> Result<(), CoreError> {
         let (z, rho) = match z {
             Some(z) => (z, dot(&self.r, z)?.to_f64()),
-            None => (self.r.as_slice(), self.residual * self.residual),
+            None => (self.r.as_slice(), self.squared),
         };
         let beta = if first { 0.0 } else { rho / self.rho };
         let beta = T::from_f64(beta);
@@ -295,6 +299,7 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
                 iterations: 0,
                 applications: 0,
                 residual: norm,
+                squared: 0.0,
                 reach: if options.start_at_rhs { norm } else { 0.0 },
                 stop: (norm == 0.0).then_some(Stop::Converged),
             }
