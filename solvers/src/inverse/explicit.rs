@@ -91,8 +91,9 @@ impl<T: Real> Solve<T> for ExplicitInverse<T> {
         check_system(self.dim, &out, &rhs)?;
         match &self.factor {
             Factor::Definite(cholesky) => {
-                out.copy_from(rhs)?;
-                cholesky.solve_in_place(out.rb_mut(), self.parallelism)?;
+                let mut x: Vec<T> = rhs.row_iter().flatten().copied().collect();
+                cholesky.solve_in_place(MatMut::new(&mut x, rhs.rows(), self.dim)?, self.parallelism)?;
+                out.copy_from(MatRef::new(&x, rhs.rows(), self.dim)?)?;
             }
             Factor::Indefinite(ldlt) => {
                 let mut wide: Vec<f64> = rhs.row_iter().flatten().map(|v| v.to_f64()).collect();
