@@ -58,18 +58,6 @@ const POSITIVE: RangeInclusive<f64> = f64::MIN_POSITIVE..=f64::MAX;
 /// Names and meanings of `--model`.
 const MODELS: &[(&str, ModelKind)] = &[("mlp", ModelKind::Mlp), ("logistic", ModelKind::Logistic)];
 
-/// Names and meanings of `--activation`.
-const ACTIVATIONS: &[(&str, Activation)] = &[
-    ("relu", Activation::Relu),
-    ("tanh", Activation::Tanh),
-    ("sigmoid", Activation::Sigmoid),
-    ("gelu", Activation::Gelu),
-    ("gelu_tanh", Activation::GeluTanh),
-    ("silu", Activation::Silu),
-    ("softplus", Activation::Softplus),
-    ("identity", Activation::Identity),
-];
-
 /// The network and how it is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ModelKind {
@@ -161,7 +149,7 @@ impl Options {
                 "queries" => options.queries = count(value, &name, 1)?,
                 "model" => options.model = choice(value, &name, MODELS)?,
                 "hidden" => options.hidden = widths(&text(value)?)?,
-                "activation" => options.activation = choice(value, &name, ACTIVATIONS)?,
+                "activation" => options.activation = choice(value, &name, &Activation::NAMES)?,
                 "epochs" => options.length = Length::Epochs(count(value, &name, 1)?),
                 "steps" => options.length = Length::Steps(count(value, &name, 1)?),
                 "batch" => options.batch = count(value, &name, 1)?,
@@ -251,7 +239,7 @@ impl Options {
         set("seed", json!(self.seed));
         if self.model == ModelKind::Mlp {
             set("hidden", json!(self.hidden));
-            set("activation", json!(name_of(self.activation, ACTIVATIONS)));
+            set("activation", json!(name_of(self.activation, &Activation::NAMES)));
             match self.length {
                 Length::Epochs(n) => set("epochs", json!(n)),
                 Length::Steps(n) => set("steps", json!(n)),
@@ -266,7 +254,7 @@ impl Options {
 
 /// The text of `--help`, with a line for each method: its name and what it is.
 pub(crate) fn help<'a>(methods: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    let activations: Vec<_> = ACTIVATIONS.iter().map(|&(name, _)| name).collect();
+    let activations: Vec<_> = Activation::NAMES.iter().map(|&(name, _)| name).collect();
     let mut text = HELP.replace("{activations}", &format!("{:<57}", activations.join(", ")));
     for (name, about) in methods {
         let _ = writeln!(text, "  {name:<20} {about}");

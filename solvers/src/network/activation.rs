@@ -28,21 +28,10 @@ pub enum Activation {
     Softplus,
 }
 
-const NAMES: [(&str, Activation); 8] = [
-    ("identity", Activation::Identity),
-    ("relu", Activation::Relu),
-    ("tanh", Activation::Tanh),
-    ("sigmoid", Activation::Sigmoid),
-    ("gelu", Activation::Gelu),
-    ("gelu_tanh", Activation::GeluTanh),
-    ("silu", Activation::Silu),
-    ("softplus", Activation::Softplus),
-];
-
 impl FromStr for Activation {
     type Err = Error;
     fn from_str(name: &str) -> Result<Self, Error> {
-        let found = NAMES.iter().find(|(known, _)| *known == name);
+        let found = Self::NAMES.iter().find(|(known, _)| *known == name);
         found.map(|&(_, activation)| activation).ok_or(Error::Name {
             expected: "an activation: identity, relu, tanh, sigmoid, gelu, gelu_tanh, silu or softplus",
         })
@@ -51,7 +40,7 @@ impl FromStr for Activation {
 
 impl fmt::Display for Activation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.iter().find(|(_, activation)| activation == self).map_or("", |&(name, _)| name);
+        let name = Self::NAMES.iter().find(|(_, activation)| activation == self).map_or("", |&(name, _)| name);
         f.write_str(name)
     }
 }
@@ -79,6 +68,18 @@ const SQRT_TWO_OVER_PI: f64 = 0.797_884_560_802_865_4;
 const GELU_CUBIC: f64 = 0.044_715;
 
 impl Activation {
+    /// Every activation with its name, which `FromStr` reads and `Display` writes.
+    pub const NAMES: [(&str, Self); 8] = [
+        ("identity", Self::Identity),
+        ("relu", Self::Relu),
+        ("tanh", Self::Tanh),
+        ("sigmoid", Self::Sigmoid),
+        ("gelu", Self::Gelu),
+        ("gelu_tanh", Self::GeluTanh),
+        ("silu", Self::Silu),
+        ("softplus", Self::Softplus),
+    ];
+
     /// The function, over any [`Scalar`]: evaluate it at a dual number for exact derivatives.
     pub fn value<S: Scalar>(self, x: S) -> S {
         let c = S::from_f64;

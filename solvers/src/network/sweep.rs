@@ -6,7 +6,7 @@ use ascribe_core::{Error, MatMut, MatRef, Real};
 
 use super::Linearized;
 use super::cache::{CHUNK, Cache};
-use super::tangent::{Chunk, Work};
+use super::tangent::{Chunk, Sum, Work};
 use crate::error::check_shape;
 use crate::parallel::run;
 
@@ -132,13 +132,6 @@ impl Place<'_> {
             Self::At(indices) => indices[row],
         }
     }
-}
-
-/// Where a block of examples leaves its gradients: the first one sets them, the others add to them.
-#[derive(Debug)]
-pub(super) struct Sum<'s, T> {
-    pub(super) out: MatMut<'s, T>,
-    pub(super) accumulate: bool,
 }
 
 /// Sets `out` (`[k, parameters]`) to `scale` times the sum over the examples of what `f` adds to its rows.

@@ -14,7 +14,6 @@ use ascribe_core::{Error, MatMut, MatRef, Real};
 
 use super::Mlp;
 use super::cache::{Cache, multiply, outer_sum};
-use super::sweep::Sum;
 use crate::linalg::matmul;
 use crate::parallel::Parallelism::Serial;
 
@@ -23,6 +22,13 @@ use crate::parallel::Parallelism::Serial;
 pub(super) struct Chunk<'c, T> {
     pub input: MatRef<'c, T>,
     pub cache: &'c Cache<T>,
+}
+
+/// Where a block of examples leaves its gradients: the first one sets them, the others add to them.
+#[derive(Debug)]
+pub(super) struct Sum<'s, T> {
+    pub(super) out: MatMut<'s, T>,
+    pub(super) accumulate: bool,
 }
 
 /// The work space of one thread; everything `[vectors, rows, width]`.

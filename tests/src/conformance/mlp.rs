@@ -20,17 +20,6 @@ pub const OPS: &[Op] = &[
     Op::new("mlp.true_fisher_dense", true_fisher_dense::<f64>, true_fisher_dense::<f32>),
 ];
 
-const ACTIVATIONS: [(&str, Activation); 8] = [
-    ("identity", Activation::Identity),
-    ("relu", Activation::Relu),
-    ("tanh", Activation::Tanh),
-    ("sigmoid", Activation::Sigmoid),
-    ("gelu", Activation::Gelu),
-    ("gelu_tanh", Activation::GeluTanh),
-    ("silu", Activation::Silu),
-    ("softplus", Activation::Softplus),
-];
-
 const LOSSES: [(&str, Loss); 4] =
     [("ce", Loss::CrossEntropy), ("half_mse", Loss::HalfMse), ("sum_mse", Loss::SumMse), ("bce", Loss::Bce)];
 
@@ -48,7 +37,7 @@ pub(super) struct Problem<T> {
 
 impl<T: Real> Problem<T> {
     pub(super) fn read(inputs: &Inputs<'_>, reduction: Reduction) -> Result<Self, Failure> {
-        let (activation, loss) = (inputs.choice("activation", &ACTIVATIONS)?, inputs.choice("loss", &LOSSES)?);
+        let (activation, loss) = (inputs.choice("activation", &Activation::NAMES)?, inputs.choice("loss", &LOSSES)?);
         let (mut widths, mut biases, mut params) = (Vec::new(), Vec::new(), Vec::new());
         for l in 0..inputs.count("layers")? {
             let weights = inputs.floats::<T>(&format!("w{l}"))?;
