@@ -26,16 +26,6 @@ struct Input {
     rate: f64,
 }
 
-const ACTIVATIONS: [Activation; 8] = [
-    Activation::Identity,
-    Activation::Relu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Silu,
-    Activation::Softplus,
-];
 const LOSSES: [Loss; 4] = [Loss::CrossEntropy, Loss::HalfMse, Loss::SumMse, Loss::Bce];
 
 /// One product on all examples and one on some, the second untouched when it is refused.
@@ -60,7 +50,7 @@ fuzz_target!(|input: Input| {
     let Input { mut widths, small, biases, activation, loss, classes, mut labels, numbers, mut indices, samples, rate } =
         input;
     widths.truncate(4);
-    let activation = ACTIVATIONS[usize::from(activation) % ACTIVATIONS.len()];
+    let (_, activation) = Activation::NAMES[usize::from(activation) % Activation::NAMES.len()];
     let loss = LOSSES[usize::from(loss) % LOSSES.len()];
     // Widths as they come only make a network; its parameters would not fit into memory.
     let _ = Mlp::with_biases(&widths, &biases, activation, loss);

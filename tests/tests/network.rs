@@ -13,16 +13,6 @@ use ascribe_tests::oracle::{self, Target};
 use ascribe_tests::tolerance::{self, NetworkSize};
 use proptest::prelude::*;
 
-const ACTIVATIONS: [Activation; 8] = [
-    Activation::Identity,
-    Activation::Relu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Silu,
-    Activation::Softplus,
-];
 const LOSSES: [Loss; 4] = [Loss::CrossEntropy, Loss::HalfMse, Loss::SumMse, Loss::Bce];
 
 /// A network with parameters and data, all numbers of `T`.
@@ -188,7 +178,7 @@ fn check_derivatives<T: Real>(problem: &Problem<T>) {
 #[test]
 fn every_derivative_is_that_of_dual_numbers() {
     let mut seed = 0;
-    for activation in ACTIVATIONS {
+    for (_, activation) in Activation::NAMES {
         for loss in LOSSES {
             for (widths, biases) in [
                 (&[2, 3][..], &[true][..]),
@@ -218,8 +208,8 @@ fn every_derivative_survives_the_cut_into_blocks() {
 
 fn network() -> impl Strategy<Value = Mlp> {
     let widths = prop::collection::vec(1..4_usize, 2..5);
-    let choice = (prop::sample::select(&ACTIVATIONS[..]), prop::sample::select(&LOSSES[..]), any::<[bool; 3]>());
-    (widths, choice).prop_map(|(widths, (activation, loss, biases))| {
+    let choice = (prop::sample::select(&Activation::NAMES[..]), prop::sample::select(&LOSSES[..]), any::<[bool; 3]>());
+    (widths, choice).prop_map(|(widths, ((_, activation), loss, biases))| {
         Mlp::with_biases(&widths, &biases[..widths.len() - 1], activation, loss).unwrap()
     })
 }
@@ -642,7 +632,7 @@ fn activations_are_finite_wherever_their_values_are() {
             }
         }
     }
-    for activation in ACTIVATIONS {
+    for (_, activation) in Activation::NAMES {
         check::<f32>(activation);
         check::<f64>(activation);
         // The derivatives are those of the value, by dual numbers; sizes near 1, where each is at most 2.
