@@ -374,7 +374,7 @@ mod tests {
             ("--threads 0", "from 1 to 1024"),
             ("--models 0", "--models must"),
             ("--model svm", "one of mlp, logistic, got `svm`"),
-            ("--activation step", "one of relu, tanh"),
+            ("--activation step", "one of identity, relu, tanh"),
             ("--hidden 3,0", "got `3,0`"),
             ("--hidden ,", "--hidden must"),
             ("--methods dot,magic", "dot, cosine, cg; got `magic`"),
