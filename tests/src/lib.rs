@@ -9,6 +9,14 @@ pub mod tolerance;
 
 pub use failure::Failure;
 
+/// Runs `f` where eight threads can work, however many processors there are: a solver starts no more than its pool has.
+///
+/// # Panics
+/// When the system refuses eight threads.
+pub fn with_eight_threads<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(8).build().expect("eight threads").install(f)
+}
+
 /// The README's examples, compiled and run with the other tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -8,6 +8,7 @@ use ascribe_solvers::Error;
 use ascribe_solvers::linalg::{Cholesky, Ldlt, matmul, qr, svd, symmetric_eigen};
 use ascribe_solvers::parallel::Parallelism;
 use ascribe_tests::exact::Integers;
+use ascribe_tests::with_eight_threads;
 use ascribe_tests::{oracle, tolerance};
 use proptest::prelude::*;
 
@@ -68,9 +69,22 @@ fn product() -> impl Strategy<Value = Product> {
     // 96 is the edge of a tile.
     let size = || prop::sample::select(vec![0, 1, 2, 3, 7, 17, 95, 97]);
     let beta = prop::sample::select(vec![0.0, 1.0, -2.0]);
-    let shape = [size(), size(), size()];
-    (shape, any::<[bool; 2]>(), 0..3_usize, beta, any::<u64>())
-        .prop_map(|(shape, transposed, gap, beta, seed)| Product { shape, transposed, gap, beta, seed })
+    let square = [size(), size(), size()].prop_map(|[m, n, k]| (m, n, k));
+    // Few columns of long rows: inner products, in tiles of 4 x 4 and vectors of up to 16, from a depth of 128 on.
+    let skinny = (
+        prop::sample::select(vec![0, 1, 3, 4, 5, 131]),
+        1..14_usize,
+        prop::sample::select(vec![127, 128, 129, 143, 257]),
+    );
+    let general = (square, any::<[bool; 2]>());
+    let shape = prop_oneof![general, (skinny, Just([false, true]))];
+    (shape, 0..3_usize, beta, any::<u64>()).prop_map(|(((m, n, k), transposed), gap, beta, seed)| Product {
+        shape: [m, n, k],
+        transposed,
+        gap,
+        beta,
+        seed,
+    })
 }
 
 /// Small integers, whose products and sums are exact: no tolerance.
@@ -126,10 +140,11 @@ proptest! {
 }
 
 /// The result of `f` with one thread has the same bits as with 2, 3 and 8, and is given back.
-fn same_bits<T: Real>(f: impl Fn(Parallelism) -> Vec<T>) -> Vec<T> {
+fn same_bits<T: Real>(f: impl Fn(Parallelism) -> Vec<T> + Sync) -> Vec<T> {
     let serial = f(Parallelism::Serial);
     for threads in [2, 3, 8] {
-        assert!(f(Parallelism::threads(threads)) == serial, "{threads} threads");
+        let parallel = with_eight_threads(|| f(Parallelism::threads(threads)));
+        assert!(parallel == serial, "{threads} threads");
     }
     serial
 }
@@ -160,6 +175,20 @@ fn products_cut_into_tiles_have_the_same_bits_for_any_number_of_threads() {
         check_tiled_product::<f32>(shape);
         check_tiled_product::<f64>(shape);
     }
+}
+
+#[test]
+fn skinny_products_have_the_same_bits_for_any_number_of_threads() {
+    let (m, n, k) = (7001, 10, 131);
+    let stream = Stream::new(2, "skinny");
+    let a: Vec<f32> = oracle::uniform(stream.child(0), m * k);
+    let b: Vec<f32> = oracle::uniform(stream.child(1), n * k);
+    same_bits(|par| {
+        let mut out = vec![0.0; m * n];
+        let (a, b) = (MatRef::new(&a, m, k).unwrap(), MatRef::new(&b, n, k).unwrap());
+        matmul(MatMut::new(&mut out, m, n).unwrap(), 0.0, 1.0, a, b.t(), par).unwrap();
+        out
+    });
 }
 
 /// A random matrix of this spectrum in `T`, and as the f64 numbers that it holds.

@@ -4,13 +4,12 @@ use ascribe_core::linop::{Adjoint, check_apply};
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::cache::CHUNK;
+use super::tangent::Work;
 use super::{Jacobian, Linearized};
 use crate::Error;
 use crate::error::zeros;
 use crate::linalg::matmul;
 use crate::parallel::{Parallelism, for_each, run};
-
-use super::tangent::Work;
 
 /// `Psi`, of `N R` rows: row `(n, r)` is `s_{n,r}^T J_n` with `S_n S_n^T` the Hessian of the loss in the outputs,
 /// `S_n = [s_{n,1} .. s_{n,R}]`. `R` is the number of outputs, one less for a cross entropy.
