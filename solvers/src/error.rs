@@ -39,11 +39,33 @@ pub enum Error {
         /// The step at which it did.
         step: usize,
     },
+    /// What went wrong in one layer or block of several.
+    Block {
+        /// Its name.
+        name: String,
+        /// What went wrong.
+        error: Box<Error>,
+    },
+    /// A factored inverse of a block whose eigenvalues are no products.
+    NotKronecker,
+    /// Two things that do not belong together.
+    Mismatch {
+        /// What differs.
+        what: &'static str,
+    },
     /// A name that is not one of those known.
     Name {
         /// What is named, with the names there are.
         expected: &'static str,
     },
+}
+
+impl Error {
+    /// The error with the name of the layer or block that it is about.
+    #[must_use]
+    pub(crate) fn in_block(self, name: &str) -> Self {
+        Self::Block { name: name.to_owned(), error: Box::new(self) }
+    }
 }
 
 impl fmt::Display for Error {
@@ -61,6 +83,11 @@ impl fmt::Display for Error {
             Self::Diverged { step } => {
                 write!(f, "diverged at step {step}; use a smaller step size or a larger damping")
             }
+            Self::Block { name, error } => write!(f, "{name}: {error}"),
+            Self::NotKronecker => {
+                f.write_str("a factored inverse needs a Kronecker product: use K-FAC, or another kind of inverse")
+            }
+            Self::Mismatch { what } => write!(f, "the {what} differ; put together what belongs together"),
             Self::Name { expected } => write!(f, "unknown name, expected {expected}"),
         }
     }
@@ -70,6 +97,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Core(error) => Some(error),
+            Self::Block { error, .. } => Some(error),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
-//! Networks with exact derivatives, inverse-Hessian products and the attribution methods that stand on them.
+//! Networks with exact derivatives, K-FAC and EKFAC, inverse-Hessian products and the attribution methods that stand on them.
 //!
 //! ```text
-//! network ──► inverse ──► attribution
+//! network ──► curvature ──► inverse ──► attribution
 //! ```
 //!
 //! Everything is generic over `f32` and `f64`, takes and gives the views of [`ascribe_core`], and gives the same
@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attribution;
+pub mod curvature;
 pub mod error;
 pub mod inverse;
 pub mod linalg;

@@ -12,6 +12,7 @@
 
 mod activation;
 mod cache;
+mod cotangent;
 mod factor;
 mod jacobian;
 mod linearized;

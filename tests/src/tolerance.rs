@@ -277,3 +277,24 @@ pub fn trajectory<T: Real>(steps: usize, rate: f64, count: usize, largest: f64) 
 pub fn stationary<T: Real>(objective: f64, curvature: f64) -> f64 {
     (2.0 * curvature * 8.0 * T::EPSILON.to_f64() * objective).sqrt()
 }
+
+// ---- curvature: blocks in their eigenbasis ----
+
+/// Relative error of `Q_l (M o (Q_l^T V Q_r)) Q_r^T` in Frobenius' norm, against the same with a dense matrix in f64:
+/// a product with an orthonormal basis of `n` vectors is off by `gamma_n |V| |Q|`, whose norm is at most
+/// `gamma_n sqrt(n) |V|`; there are two of each basis, one product with the multipliers, whose power rounds four
+/// times, and the oracle makes as many roundings of `n = rows * cols` terms in f64.
+pub fn rotation<T: Real>(rows: usize, cols: usize) -> f64 {
+    let one = |n: usize| gamma::<T>(n) * (n as f64).sqrt();
+    let dim = rows * cols;
+    2.0 * (one(rows) + one(cols)) + gamma::<T>(6) + 2.0 * gamma::<f64>(2 * dim + 6) * dim as f64
+}
+
+/// Relative error of a sum of squares of gradients in a rotated basis, of `terms` positions in all: each factor is
+/// rotated, multiplied with the other, and its square is twice as far off; the sums over the positions and examples
+/// round once a term. The oracle rotates the block itself, in f64, with `rows * cols` terms twice.
+pub fn second_moments<T: Real>(rows: usize, cols: usize, terms: usize) -> f64 {
+    let dim = rows * cols;
+    let basis = |n: usize| gamma::<T>(n) * (n as f64).sqrt();
+    4.0 * (basis(rows) + basis(cols)) + 2.0 * gamma::<T>(2 * terms + 4) + gamma::<f64>(2 * dim + terms) * dim as f64
+}

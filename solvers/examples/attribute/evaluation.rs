@@ -25,8 +25,31 @@ pub(crate) struct Row {
     pub(crate) lds: Result<Estimate, String>,
     /// The LDS of the scores averaged over the models, when there are several.
     pub(crate) lds_ensemble: Option<f64>,
+    /// How far the solved queries are from those of the explicit method, relative to these; mean over the models.
+    pub(crate) error: Option<f64>,
     /// Mean seconds a model.
     pub(crate) seconds: f64,
+}
+
+/// What a method gives for one model.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Attribution {
+    /// `[train, queries]`.
+    pub(crate) scores: Vec<f64>,
+    /// The inverse curvature times the queries' gradients, `[queries, parameters]`; empty for methods without one.
+    pub(crate) solved: Vec<f32>,
+}
+
+impl Attribution {
+    /// `|x - y| / |y|` over the solved queries.
+    fn distance(&self, reference: &Self) -> Option<f64> {
+        if self.solved.is_empty() || self.solved.len() != reference.solved.len() {
+            return None;
+        }
+        let pairs = self.solved.iter().zip(&reference.solved).map(|(&x, &y)| (f64::from(x), f64::from(y)));
+        let (off, all) = pairs.fold((0.0, 0.0), |(off, all), (x, y)| (off + (x - y).powi(2), all + y * y));
+        Some((off / all).sqrt())
+    }
 }
 
 /// What one method has given so far, model by model.
@@ -39,25 +62,35 @@ pub(crate) struct Tally {
     /// The sum over the models, `[train, queries]`.
     scores: Vec<f64>,
     seconds: f64,
+    /// Of each model that has one.
+    errors: Vec<f64>,
     failure: Option<String>,
 }
 
 impl Tally {
     pub(crate) fn new(name: &'static str, truth: &Truth) -> Self {
         let (lds, scores) = (vec![Vec::new(); truth.queries], vec![0.0; truth.train * truth.queries]);
-        Self { name, models: 0, lds, scores, seconds: 0.0, failure: None }
+        Self { name, models: 0, lds, scores, seconds: 0.0, errors: Vec::new(), failure: None }
     }
 
-    /// Adds the scores `[train, queries]` of one more model. A method that fails on one model has failed; the other
-    /// methods go on.
-    pub(crate) fn add(&mut self, scores: Result<Vec<f64>, String>, seconds: f64, truth: &Truth) {
+    /// Adds the result of one more model, of which `reference` is the explicit one's. A method that fails on one model
+    /// has failed; the other methods go on.
+    pub(crate) fn add(
+        &mut self,
+        result: &Result<Attribution, String>,
+        seconds: f64,
+        truth: &Truth,
+        reference: Option<&Attribution>,
+    ) {
         self.models += 1;
         self.seconds += seconds;
-        match scores.and_then(|scores| Ok((truth.lds(&scores)?, scores))) {
-            Ok((lds, scores)) => {
+        match result.as_ref().map_err(String::clone).and_then(|result| Ok((truth.lds(&result.scores)?, result))) {
+            Ok((lds, result)) => {
+                let scores = &result.scores;
+                self.errors.extend(reference.and_then(|reference| result.distance(reference)));
                 let defined = self.lds.iter_mut().zip(&lds.per_query).filter(|(_, lds)| lds.valid);
                 defined.for_each(|(models, lds)| models.push(lds.value));
-                self.scores.iter_mut().zip(&scores).for_each(|(sum, score)| *sum += score);
+                self.scores.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score);
             }
             Err(why) => self.failure = Some(why),
         }
@@ -76,7 +109,8 @@ impl Tally {
         };
         let ensemble = self.mean_scores().filter(|_| self.models > 1).and_then(|scores| truth.lds(&scores).ok());
         let lds_ensemble = ensemble.filter(|lds| lds.mean.valid).map(|lds| lds.mean.value);
-        Row { name: self.name, lds, lds_ensemble, seconds: self.seconds / self.models as f64 }
+        let error = (!self.errors.is_empty()).then(|| mean(&self.errors));
+        Row { name: self.name, lds, lds_ensemble, error, seconds: self.seconds / self.models as f64 }
     }
 
     fn estimate(&self, seed: u64) -> Result<Estimate, String> {
@@ -159,6 +193,24 @@ mod tests {
         Truth::new(&GroundTruth { subsets, margins, seeds: 1, queries: 2 }, 4)
     }
 
+    fn scores(scores: [f64; 8]) -> Result<Attribution, String> {
+        Ok(Attribution { scores: scores.to_vec(), ..Attribution::default() })
+    }
+
+    #[test]
+    fn the_error_of_a_solver_is_relative_to_the_reference_and_averaged() {
+        let truth = truth();
+        let solved = |solved: [f32; 2]| Attribution { scores: EFFECTS.to_vec(), solved: solved.to_vec() };
+        let mut tally = Tally::new("solver", &truth);
+        for (own, reference) in [([3.0, 4.0], [3.0, 4.0]), ([3.0, 9.0], [3.0, 4.0])] {
+            tally.add(&Ok(solved(own)), 1.0, &truth, Some(&solved(reference)));
+        }
+        assert_eq!(tally.row(&truth, 0).error, Some(0.5));
+        let mut tally = Tally::new("no solver", &truth);
+        tally.add(&scores(EFFECTS), 1.0, &truth, Some(&solved([3.0, 4.0])));
+        assert_eq!(tally.row(&truth, 0).error, None);
+    }
+
     const EFFECTS: [f64; 8] = [8.0, -8.0, 4.0, -4.0, 2.0, -2.0, 1.0, -1.0];
 
     #[test]
@@ -166,7 +218,7 @@ mod tests {
         let truth = truth();
         for sign in [1.0, -1.0] {
             let mut tally = Tally::new("effects", &truth);
-            tally.add(Ok(EFFECTS.map(|effect| sign * effect).to_vec()), 2.0, &truth);
+            tally.add(&scores(EFFECTS.map(|effect| sign * effect)), 2.0, &truth, None);
             let row = tally.row(&truth, 0);
             assert_eq!(row.lds, Ok(Estimate { mean: sign, low: sign, high: sign }));
             assert_eq!((row.lds_ensemble, row.seconds), (None, 2.0));
@@ -177,8 +229,8 @@ mod tests {
     fn an_ensemble_averages_scores_not_scores_of_scores() {
         let truth = truth();
         let mut tally = Tally::new("effects", &truth);
-        tally.add(Ok(EFFECTS.map(|effect| 3.0 * effect).to_vec()), 1.0, &truth);
-        tally.add(Ok(EFFECTS.map(|effect| -effect).to_vec()), 3.0, &truth);
+        tally.add(&scores(EFFECTS.map(|effect| 3.0 * effect)), 1.0, &truth, None);
+        tally.add(&scores(EFFECTS.map(|effect| -effect)), 3.0, &truth, None);
         let row = tally.row(&truth, 0);
         assert_eq!((row.lds.unwrap().mean, row.lds_ensemble, row.seconds), (0.0, Some(1.0), 2.0));
         assert_eq!(tally.mean_scores().unwrap(), EFFECTS);
@@ -187,16 +239,16 @@ mod tests {
     #[test]
     fn a_failed_method_says_why_and_has_no_scores() {
         let truth = truth();
-        let mut nan = EFFECTS.to_vec();
+        let mut nan = EFFECTS;
         nan[5] = f64::NAN;
-        for (scores, expected) in [
+        for (result, expected) in [
             (Err("no convergence".to_owned()), "no convergence"),
-            (Ok(nan), "the score of example 2 for query 1 is NaN"),
-            (Ok(vec![0.0; 7]), "expected 8, got 7"),
+            (scores(nan), "the score of example 2 for query 1 is NaN"),
+            (Ok(Attribution { scores: vec![0.0; 7], ..Attribution::default() }), "expected 8, got 7"),
         ] {
             let mut tally = Tally::new("broken", &truth);
-            tally.add(Ok(EFFECTS.to_vec()), 1.0, &truth);
-            tally.add(scores, 1.0, &truth);
+            tally.add(&scores(EFFECTS), 1.0, &truth, None);
+            tally.add(&result, 1.0, &truth, None);
             let why = tally.row(&truth, 0).lds.unwrap_err();
             assert!(why.contains(expected), "{why}");
             assert_eq!((tally.mean_scores(), tally.row(&truth, 0).lds_ensemble), (None, None));
@@ -207,7 +259,7 @@ mod tests {
     fn scores_that_do_not_differ_have_no_lds() {
         let truth = truth();
         let mut tally = Tally::new("constant", &truth);
-        tally.add(Ok(vec![1.0; 8]), 1.0, &truth);
+        tally.add(&scores([1.0; 8]), 1.0, &truth, None);
         assert!(tally.row(&truth, 0).lds.unwrap_err().contains("same margin"));
     }
 

@@ -89,11 +89,17 @@ fn run(options: &Options) -> Result<String, String> {
     let stage = Stage::new("attribution", models.len() * methods.len());
     for model in &models {
         let context = Context { options, model, train: &train, queries: &queries };
+        // The explicit method is the first that solves anything; the others are compared with it.
+        let mut reference = None;
         for (method, tally) in methods.iter().zip(&mut tallies) {
             stage.show(method.name);
             let clock = Instant::now();
-            let scores = (method.scores)(&context);
-            tally.add(scores, clock.elapsed().as_secs_f64(), &truth);
+            let result = (method.attribute)(&context);
+            let seconds = clock.elapsed().as_secs_f64();
+            tally.add(&result, seconds, &truth, reference.as_ref());
+            if method.name == methods::REFERENCE {
+                reference = result.ok();
+            }
             stage.tick();
         }
     }

@@ -72,9 +72,12 @@ impl Report<'_> {
             ("LDS", |row| lds(row, |lds| format!("{:.3}", lds.mean))),
             ("95 % interval", |row| lds(row, |lds| format!("{:.3} to {:.3}", lds.low, lds.high))),
             ("ensemble", |row| row.lds_ensemble.map_or("-".into(), |lds| format!("{lds:.3}"))),
+            ("off explicit", |row| row.error.map_or("-".into(), |error| format!("{error:.1e}"))),
             ("seconds", |row| format!("{:.2}", row.seconds)),
         ];
         columns.retain(|&(heading, _)| heading != "ensemble" || self.options.models > 1);
+        let explicit = self.rows.iter().any(|row| row.error.is_some());
+        columns.retain(|&(heading, _)| heading != "off explicit" || explicit);
         let heading: Vec<_> = columns.iter().map(|&(heading, _)| heading.to_owned()).collect();
         let entries = self.rows.iter().map(|row| columns.iter().map(|(_, entry)| entry(row)).collect());
         let lines: Vec<Vec<String>> = [heading].into_iter().chain(entries).collect();
@@ -141,6 +144,7 @@ fn row_json(row: &Row) -> Value {
         "lds_low": lds.map(|lds| lds.low),
         "lds_high": lds.map(|lds| lds.high),
         "lds_ensemble": row.lds_ensemble,
+        "off_explicit": row.error,
         "seconds": row.seconds,
         "failure": row.lds.as_ref().err(),
     })
@@ -158,7 +162,7 @@ pub(crate) mod tests {
 
     pub(crate) fn row(name: &'static str, lds: Result<f64, &str>, lds_ensemble: Option<f64>) -> Row {
         let estimate = |mean| Estimate { mean, low: mean - 0.03, high: mean + 0.04 };
-        Row { name, lds: lds.map(estimate).map_err(str::to_owned), lds_ensemble, seconds: 1.25 }
+        Row { name, lds: lds.map(estimate).map_err(str::to_owned), lds_ensemble, error: None, seconds: 1.25 }
     }
 
     pub(crate) fn with_report(line: &str, rows: Vec<Row>, check: impl Fn(&Report<'_>)) {
@@ -199,6 +203,15 @@ lissa: diverged
 noise ceiling 0.907; LDS over 100 subsets x 5 seeds";
             assert_eq!(report.table(), expected);
         });
+        let solved = Row { error: Some(1.25e-4), ..row("cg", Ok(0.1), None) };
+        with_report("", vec![row("gradient-dot", Ok(0.2), None), solved], |report| {
+            let expected = "\
+method          LDS   95 % interval  off explicit  seconds
+gradient-dot  0.200  0.170 to 0.240             -     1.25
+cg            0.100  0.070 to 0.140        1.2e-4     1.25
+noise";
+            assert!(report.table().starts_with(expected), "{}", report.table());
+        });
         with_report("--models 2", vec![row("cg", Ok(0.1), Some(0.3))], |report| {
             assert!(
                 report.table().starts_with("method    LDS   95 % interval  ensemble  seconds\n"),
@@ -215,7 +228,7 @@ noise ceiling 0.907; LDS over 100 subsets x 5 seeds";
         with_report("--models 2 --lr 0.25", rows, |report| {
             let json = report.json();
             let cg = json!({ "name": "cg", "lds": 0.5, "lds_low": 0.47, "lds_high": 0.54, "lds_ensemble": 0.6,
-                             "seconds": 1.25, "failure": null });
+                             "off_explicit": null, "seconds": 1.25, "failure": null });
             assert_eq!(json["methods"][0], cg);
             assert_eq!(
                 (&json["methods"][1]["lds"], &json["methods"][1]["failure"]),

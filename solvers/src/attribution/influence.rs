@@ -71,7 +71,7 @@ impl Influence {
     /// A shape error, [`CoreError::NonFinite`] in the queries, the solver's own errors.
     pub fn scores<T: Real>(
         &self,
-        mut out: MatMut<'_, T>,
+        out: MatMut<'_, T>,
         train: &Linearized<'_, T>,
         inverse: &dyn Solve<T>,
         queries: MatRef<'_, T>,
@@ -83,13 +83,28 @@ impl Influence {
         let len = count.checked_mul(dim).ok_or(CoreError::Overflow { what: "solved queries" })?;
         let mut solved = vec![T::ZERO; len];
         let reports = inverse.solve(MatMut::new(&mut solved, count, dim)?, queries)?;
-        train.gradient_dots(out.rb_mut(), MatRef::new(&solved, count, dim)?)?;
+        self.scores_of_solved(out, train, MatRef::new(&solved, count, dim)?)?;
+        Ok(reports)
+    }
+
+    /// The same for queries that are solved already, `[queries, parameters]`: for several training sets, or to look
+    /// at the solutions.
+    ///
+    /// # Errors
+    /// A shape error.
+    pub fn scores_of_solved<T: Real>(
+        &self,
+        mut out: MatMut<'_, T>,
+        train: &Linearized<'_, T>,
+        solved: MatRef<'_, T>,
+    ) -> Result<(), Error> {
+        train.gradient_dots(out.rb_mut(), solved)?;
         let factor = T::from_f64(self.factor(train.examples()));
         out.for_each_row(|_, row| {
             for x in row {
                 *x *= factor;
             }
         });
-        Ok(reports)
+        Ok(())
     }
 }

@@ -27,15 +27,10 @@ pub struct GaussNewtonFactor<'l, 'a, T> {
 impl<'a, T: Real> Linearized<'a, T> {
     /// A factor of the Gauss-Newton matrix.
     pub fn gauss_newton_factor(&self) -> GaussNewtonFactor<'_, 'a, T> {
-        let (loss, outputs) = (self.net.loss(), self.net.outputs());
-        let (rank, state_len) = (loss.factor_rank(outputs), loss.state_len(outputs));
+        let (rank, outputs) = (self.root_rank(), self.net.outputs());
         let mut columns = vec![T::ZERO; self.examples() * rank * outputs];
         for (n, slot) in columns.chunks_exact_mut((rank * outputs).max(1)).enumerate() {
-            let cache = &self.chunks[n / CHUNK];
-            let state = &cache.state[n % CHUNK * state_len..(n % CHUNK + 1) * state_len];
-            for (r, column) in slot.chunks_exact_mut(outputs).enumerate() {
-                loss.factor_column(state, r, column);
-            }
+            self.root_columns(n, slot);
         }
         GaussNewtonFactor { jacobian: self.jacobian(), columns, rank }
     }

@@ -87,6 +87,11 @@ impl<'a, T: Real> Linearized<'a, T> {
         self.net
     }
 
+    /// The threads that its passes and products may use.
+    pub fn parallelism(&self) -> Parallelism {
+        self.par
+    }
+
     /// `1/N` or 1: what the sum over the examples is multiplied by.
     pub fn scale(&self) -> T {
         match self.reduction {

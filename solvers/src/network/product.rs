@@ -151,19 +151,11 @@ impl<'a, T: Real> Linearized<'a, T> {
         if samples == 0 {
             return Err(CoreError::Parameter { what: "samples", value: 0.0, must_be: "at least 1" }.into());
         }
-        let (outputs, loss) = (self.net.outputs(), self.net.loss());
-        let state_len = loss.state_len(outputs);
-        let len = samples.checked_mul(self.examples() * outputs);
-        let mut gradients = zeros("sampled gradients", len)?;
-        let mut slots = gradients.chunks_exact_mut(samples * outputs).enumerate();
-        for cache in &self.chunks {
-            for ((i, z), (n, slot)) in cache.outputs.chunks_exact(outputs).enumerate().zip(&mut slots) {
-                let state = &cache.state[i * state_len..(i + 1) * state_len];
-                let mut draws = stream.child(n as u64).draws();
-                for b in slot.chunks_exact_mut(outputs) {
-                    loss.sample_gradient(z, state, &mut draws, b);
-                }
-            }
+        let len = samples.checked_mul(self.net.outputs());
+        let all = len.and_then(|len| len.checked_mul(self.examples()));
+        let mut gradients = zeros("sampled gradients", all)?;
+        for (n, slot) in gradients.chunks_exact_mut(samples * self.net.outputs()).enumerate() {
+            self.sampled_gradients(n, stream, slot);
         }
         Ok(Curvature { lin: self, kind: SampledKind { gradients, samples } })
     }

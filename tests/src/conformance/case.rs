@@ -208,18 +208,27 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// What a handler computed, in the order in which it is reported.
+/// An output that a handler computed.
 #[derive(Debug)]
-pub struct Outputs {
-    /// Name, shape and values of each output.
-    pub(super) tensors: Vec<(String, Vec<usize>, Values)>,
+pub(super) struct Output {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) values: Values,
     pub(super) condition: f64,
     pub(super) magnitude: f64,
 }
 
+/// What a handler computed, in the order in which it is reported.
+#[derive(Debug)]
+pub struct Outputs {
+    pub(super) computed: Vec<Output>,
+    condition: f64,
+    magnitude: f64,
+}
+
 impl Default for Outputs {
     fn default() -> Self {
-        Self { tensors: Vec::new(), condition: 1.0, magnitude: 0.0 }
+        Self { computed: Vec::new(), condition: 1.0, magnitude: 0.0 }
     }
 }
 
@@ -229,24 +238,29 @@ impl Outputs {
         Self::default()
     }
 
-    /// How much the problem magnifies a relative error of its inputs: `kappa` of the tolerance of `--dtype f32`.
+    /// How much the problem magnifies a relative error of its inputs in the outputs that are added from here on:
+    /// `kappa` of the tolerance of `--dtype f32`.
     pub fn with_condition(mut self, condition: f64) -> Self {
         self.condition = condition;
         self
     }
 
-    /// The size of the terms that the outputs are sums or differences of, where these may cancel: the tolerance
-    /// of `--dtype f32` is then relative to it.
+    /// The size of the terms that the outputs from here on are sums or differences of, where these may cancel: the
+    /// tolerance of `--dtype f32` is then relative to it.
     pub fn with_magnitude(mut self, magnitude: f64) -> Self {
         self.magnitude = magnitude;
         self
     }
 
-    /// Adds an output of floats.
-    pub fn floats<T: Real>(mut self, name: &str, shape: &[usize], data: &[T]) -> Self {
-        let values = Values::Float(data.iter().map(|x| x.to_f64()).collect());
-        self.tensors.push((name.to_owned(), shape.to_vec(), values));
+    fn with(mut self, name: &str, shape: &[usize], values: Values) -> Self {
+        let Self { condition, magnitude, .. } = self;
+        self.computed.push(Output { name: name.to_owned(), shape: shape.to_vec(), values, condition, magnitude });
         self
+    }
+
+    /// Adds an output of floats.
+    pub fn floats<T: Real>(self, name: &str, shape: &[usize], data: &[T]) -> Self {
+        self.with(name, shape, Values::Float(data.iter().map(|x| x.to_f64()).collect()))
     }
 
     /// Adds an output of one float.
@@ -255,8 +269,7 @@ impl Outputs {
     }
 
     /// Adds an output of integers.
-    pub fn integers(mut self, name: &str, shape: &[usize], data: impl IntoIterator<Item = i64>) -> Self {
-        self.tensors.push((name.to_owned(), shape.to_vec(), Values::Integer(data.into_iter().collect())));
-        self
+    pub fn integers(self, name: &str, shape: &[usize], data: impl IntoIterator<Item = i64>) -> Self {
+        self.with(name, shape, Values::Integer(data.into_iter().collect()))
     }
 }

@@ -23,7 +23,7 @@ pub const OPS: &[Op] = &[
 const LOSSES: [(&str, Loss); 4] =
     [("ce", Loss::CrossEntropy), ("half_mse", Loss::HalfMse), ("sum_mse", Loss::SumMse), ("bce", Loss::Bce)];
 
-const REDUCTIONS: [(&str, Reduction); 2] = [("mean", Reduction::Mean), ("sum", Reduction::Sum)];
+pub(super) const REDUCTIONS: [(&str, Reduction); 2] = [("mean", Reduction::Mean), ("sum", Reduction::Sum)];
 
 /// A network with its parameters and data, as a case gives them.
 pub(super) struct Problem<T> {
@@ -64,6 +64,17 @@ impl<T: Real> Problem<T> {
         }
         let net = Mlp::with_biases(&widths, &biases, activation, loss)?;
         Ok(Self { net, params, x: inputs.floats("x")?, labels, values, reduction })
+    }
+
+    /// The same network on other data.
+    pub(super) fn with_data(&self, inputs: &Inputs<'_>, x: &str, y: &str) -> Result<Self, Failure> {
+        let (mut labels, mut values) = (Vec::new(), None);
+        match self.net.loss() {
+            Loss::CrossEntropy => labels = inputs.indices(y)?.data,
+            _ => values = Some(inputs.floats(y)?),
+        }
+        let (net, params) = (self.net.clone(), self.params.clone());
+        Ok(Self { net, params, x: inputs.floats(x)?, labels, values, reduction: self.reduction })
     }
 
     pub(super) fn linearize(&self) -> Result<Linearized<'_, T>, Failure> {

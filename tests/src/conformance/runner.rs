@@ -9,7 +9,7 @@ use std::time::Instant;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
-use super::case::{Inputs, Outputs, Values, read};
+use super::case::{Inputs, Output, Values, read};
 use super::compare::{Tolerance, compare};
 use super::{Handler, find};
 use crate::failure::fail;
@@ -181,15 +181,14 @@ fn evaluate(
     let start = Instant::now();
     let computed = catch_unwind(AssertUnwindSafe(|| handler(&inputs)));
     let ms = start.elapsed().as_secs_f64() * 1e3;
-    let Outputs { tensors: computed, condition, magnitude } = match computed {
-        Ok(result) => result?,
+    let computed = match computed {
+        Ok(result) => result?.computed,
         Err(panic) => return fail(format!("panicked: {}", panic_message(&*panic))),
     };
     let unknown = inputs.unknown_params();
     if !unknown.is_empty() {
         return fail(format!("unknown parameters {unknown:?}"));
     }
-    let rounding = if mode == Mode::F64 { 0.0 } else { tolerance::conformance_f32(inputs.longest_sum(), condition) };
 
     let mut expected: BTreeMap<String, (Vec<usize>, Values)> = BTreeMap::new();
     for name in tensors.names() {
@@ -198,7 +197,9 @@ fn evaluate(
         }
     }
     let mut lines = Vec::new();
-    for (name, shape, got) in computed {
+    for Output { name, shape, values: got, condition, magnitude } in computed {
+        let longest = inputs.longest_sum();
+        let rounding = if mode == Mode::F64 { 0.0 } else { tolerance::conformance_f32(longest, condition) };
         let verdict = match expected.remove(&name) {
             None => Err(Failure("is computed, but the case expects no such output".into())),
             Some(_) if !metadata.tol.contains_key(&name) => Err(Failure("has no tolerance in the case".into())),
