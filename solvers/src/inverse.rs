@@ -25,5 +25,5 @@ pub use cg::{Cg, PreparedCg};
 pub use explicit::{Explicit, ExplicitInverse, ExplicitSpectrum};
 pub use lissa::{Batch, Lissa, PreparedLissa};
 pub use neumann::{Neumann, PreparedNeumann, Start};
-pub use report::{AsOperator, Solve, SolveReport, Stop};
+pub use report::{AsOperator, AsSolver, Solve, SolveReport, Stop};
 pub use woodbury::Woodbury;

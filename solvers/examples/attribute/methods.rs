@@ -3,16 +3,19 @@
 //! A method gives scores `[train, queries]`; positive means that training on the image raises the query's margin.
 
 use ascribe_core::linop::Damped;
-use ascribe_core::random::Stream;
-use ascribe_core::reduce::norm2;
 use ascribe_core::score::Similarity;
-use ascribe_core::{LinOp, MatMut, MatRef, Real};
+use ascribe_core::{MatMut, MatRef, Real, Scalar};
 use ascribe_solvers::attribution::{Effect, Influence};
-use ascribe_solvers::inverse::{Cg, Explicit, Lissa, Solve, Stop, Woodbury};
+use ascribe_solvers::curvature::{Damping, Ekfac, Kfac, Type2};
+use ascribe_solvers::inverse::{
+    AsSolver, Astra, Cg, DataInf, Explicit, Lanczos, Lissa, Minres, NegativeRitz, Nystrom, Solve, SpectralRadius, Stop,
+    Woodbury,
+};
 use ascribe_solvers::network::Linearized;
 use ascribe_solvers::parallel::Parallelism;
 
 use crate::data::Dataset;
+use crate::evaluation::Attribution;
 use crate::model::{Model, with_linearized};
 use crate::options::Options;
 
@@ -30,16 +33,28 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Method {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) scores: fn(&Context<'_>) -> Result<Vec<f64>, String>,
+    pub(crate) attribute: fn(&Context<'_>) -> Result<Attribution, String>,
 }
+
+/// The method that the others' solutions are compared with; it stands before them.
+pub(crate) const REFERENCE: &str = "gauss-newton";
 
 #[rustfmt::skip]
 pub(crate) const METHODS: &[Method] = &[
-    Method { name: "gradient-dot", about: "inner product of the gradients", scores: |c| gradients(c, Similarity::Dot) },
-    Method { name: "gradient-cosine", about: "cosine of the gradients", scores: |c| gradients(c, Similarity::Cosine) },
-    Method { name: "gauss-newton", about: "explicit damped Gauss-Newton influence, in f64", scores: gauss_newton },
-    Method { name: "cg", about: "the same by conjugate gradients, in f32", scores: cg },
-    Method { name: "lissa", about: "the same by stochastic Neumann iterations, in f32", scores: lissa },
+    Method { name: "gradient-dot", about: "inner product of the gradients", attribute: |c| gradients(c, Similarity::Dot) },
+    Method { name: "gradient-cosine", about: "cosine of the gradients", attribute: |c| gradients(c, Similarity::Cosine) },
+    Method { name: REFERENCE, about: "damped Gauss-Newton influence, explicit in f64 where that fits", attribute: gauss_newton },
+    Method { name: "cg", about: "the same by conjugate gradients", attribute: cg },
+    Method { name: "ekfac-pcg", about: "the same by 10 steps of CG with EKFAC as preconditioner", attribute: |c| ekfac_pcg(c, 10, 0.0) },
+    Method { name: "astra", about: "the same by 200 steps of ASTRA on batches of 256", attribute: astra },
+    Method { name: "lissa", about: "the same by 500 stochastic Neumann iterations on batches of 64", attribute: lissa },
+    Method { name: "lanczos", about: "the same on a Krylov space of 200 vectors", attribute: lanczos },
+    Method { name: "nystrom", about: "the same on 200 random directions", attribute: nystrom },
+    Method { name: "minres", about: "the true Hessian in the place of Gauss-Newton", attribute: minres },
+    Method { name: "ekfac", about: "EKFAC, with 0.1 times each layer's mean eigenvalue", attribute: |c| ekfac(c, Damping::Relative(0.1)) },
+    Method { name: "ekfac-damping", about: "EKFAC, with the damping of the others", attribute: |c| ekfac(c, Damping::Absolute(c.options.damping)) },
+    Method { name: "kfac", about: "K-FAC, with 0.1 times each layer's mean eigenvalue", attribute: kfac },
+    Method { name: "datainf", about: "the mean of inverses, with 0.1 times each layer's mean", attribute: datainf },
 ];
 
 impl Context<'_> {
@@ -50,33 +65,39 @@ impl Context<'_> {
     /// Influence with the inverse curvature that `prepare` makes of the linearised training set.
     fn influence<T: Real>(
         &self,
-        solve: impl FnOnce(&Linearized<'_, T>, &dyn Fn(&dyn Solve<T>) -> Outcome<T>) -> Outcome<T>,
-    ) -> Result<Vec<f64>, String> {
+        solve: impl FnOnce(&Linearized<'_, T>, &dyn Fn(&dyn Solve<T>) -> Outcome) -> Outcome,
+    ) -> Result<Attribution, String> {
         let par = self.parallelism();
         let queries = self.model.margin_gradients::<T>(self.queries, par)?;
-        let scores = with_linearized::<T, _>(self.model, self.train, par, |train| {
-            let queries = MatRef::new(&queries, self.queries.n, train.network().params())?;
+        with_linearized::<T, _>(self.model, self.train, par, |train| {
+            let (q, dim) = (self.queries.n, train.network().params());
             solve(train, &|inverse| {
-                let mut out = vec![T::ZERO; self.train.n * self.queries.n];
-                let influence = Influence { effect: Effect::Upweight, per_example: true };
-                let block = MatMut::new(&mut out, self.train.n, self.queries.n)?;
-                for report in influence.scores(block, train, inverse, queries)? {
-                    if let Stop::Diverged { step } = report.stop {
-                        return Err(ascribe_solvers::Error::Diverged { step });
-                    }
+                let mut solved = vec![T::ZERO; q * dim];
+                let reports = inverse.solve(MatMut::new(&mut solved, q, dim)?, MatRef::new(&queries, q, dim)?)?;
+                if let Some(step) = reports.iter().find_map(|report| match report.stop {
+                    Stop::Diverged { step } => Some(step),
+                    _ => None,
+                }) {
+                    return Err(ascribe_solvers::Error::Diverged { step });
                 }
-                Ok(out)
+                let mut scores = vec![T::ZERO; self.train.n * q];
+                let influence = Influence { effect: Effect::Upweight, per_example: true };
+                let out = MatMut::new(&mut scores, self.train.n, q)?;
+                influence.scores_of_solved(out, train, MatRef::new(&solved, q, dim)?)?;
+                Ok(Attribution {
+                    scores: scores.into_iter().map(Scalar::to_f64).collect(),
+                    solved: solved.into_iter().map(|x| x.to_f64() as f32).collect(),
+                })
             })
-        })?;
-        Ok(scores.into_iter().map(ascribe_core::Scalar::to_f64).collect())
+        })
     }
 }
 
-type Outcome<T> = Result<Vec<T>, ascribe_solvers::Error>;
+type Outcome = Result<Attribution, ascribe_solvers::Error>;
 
 /// Similarity of the query's margin gradient and the training gradients; a step against a training gradient is what
 /// training does, hence the sign.
-fn gradients(context: &Context<'_>, similarity: Similarity) -> Result<Vec<f64>, String> {
+fn gradients(context: &Context<'_>, similarity: Similarity) -> Result<Attribution, String> {
     let par = context.parallelism();
     let queries = context.model.margin_gradients::<f32>(context.queries, par)?;
     let (n, q) = (context.train.n, context.queries.n);
@@ -98,60 +119,116 @@ fn gradients(context: &Context<'_>, similarity: Similarity) -> Result<Vec<f64>, 
             rest = tail;
             start += rows;
         }
-        Ok(scores.into_iter().map(|x| -f64::from(x)).collect())
+        Ok(Attribution { scores: scores.into_iter().map(|x| -f64::from(x)).collect(), solved: Vec::new() })
     })
 }
 
 /// Training images whose gradients are formed at once.
 const GRADIENT_BLOCK: usize = 256;
 
-/// By a Cholesky factorisation in whichever space is smaller, that of the parameters or that of the outputs.
-fn gauss_newton(context: &Context<'_>) -> Result<Vec<f64>, String> {
+/// Unknowns up to which the system is factorised; the matrix of a larger one would not fit into a usual memory.
+const EXPLICIT: usize = 20_000;
+
+/// By a Cholesky factorisation in whichever space is smaller, that of the parameters or that of the outputs; where
+/// both are too large, by preconditioned conjugate gradients until the residual is a hundred-thousandth.
+fn gauss_newton(context: &Context<'_>) -> Result<Attribution, String> {
     let (damping, par) = (context.options.damping, context.parallelism());
-    context.influence::<f64>(|train, scores| {
+    let outputs = context.train.n * (context.train.classes - 1);
+    if outputs.min(context.model.dim()) > EXPLICIT {
+        return ekfac_pcg(context, 300, 1e-5);
+    }
+    context.influence::<f64>(|train, attribute| {
         let factor = train.gauss_newton_factor();
         if factor.dim_out() < factor.dim_in() {
             let gram = factor.gram()?;
-            scores(&Woodbury::new(factor, gram, train.scale(), damping, par)?)
+            attribute(&Woodbury::new(factor, gram, train.scale(), damping, par)?)
         } else {
-            scores(&Explicit { damping, parallelism: par }.prepare(&train.gauss_newton())?)
+            attribute(&Explicit { damping, parallelism: par }.prepare(&train.gauss_newton())?)
         }
     })
 }
 
-fn cg(context: &Context<'_>) -> Result<Vec<f64>, String> {
+fn cg(context: &Context<'_>) -> Result<Attribution, String> {
     let (damping, parallelism) = (context.options.damping, context.parallelism());
-    context.influence::<f32>(|train, scores| {
+    context.influence::<f32>(|train, attribute| {
         let options = Cg { damping, rtol: 1e-3, max_iterations: 300, parallelism, ..Cg::default() };
-        scores(&options.prepare(&train.gauss_newton())?)
+        attribute(&options.prepare(&train.gauss_newton())?)
     })
 }
 
-/// With a step of a quarter of what the largest eigenvalue allows, to leave room for the noise of the batches.
-fn lissa(context: &Context<'_>) -> Result<Vec<f64>, String> {
+fn ekfac_pcg(context: &Context<'_>, max_iterations: usize, rtol: f64) -> Result<Attribution, String> {
     let (damping, parallelism) = (context.options.damping, context.parallelism());
-    context.influence::<f32>(|train, scores| {
-        let curvature = train.gauss_newton();
-        let largest = largest_eigenvalue(&Damped::new(&curvature, damping as f32)?)?;
-        let lissa = Lissa { parallelism, ..Lissa::torch_influence(2.0 * largest, damping, 500) };
-        scores(&lissa.prepare(&curvature)?)
+    context.influence::<f32>(|train, attribute| {
+        let ekfac = Ekfac::of(train, &Type2)?;
+        let inverse = ekfac.blocks().inverse(Damping::Absolute(damping), parallelism)?;
+        let options = Cg { damping, rtol, max_iterations, parallelism, ..Cg::default() };
+        attribute(&options.prepare_with(&train.gauss_newton(), &inverse)?)
     })
 }
 
-/// By power iterations, to within a few percent.
-fn largest_eigenvalue(op: &dyn LinOp<f32>) -> Result<f64, ascribe_solvers::Error> {
-    // A random start: equal parameters are a null direction of a cross entropy.
-    let mut draws = Stream::new(0, "attribute.power").draws();
-    let mut x: Vec<f32> = (0..op.dim_in()).map(|_| draws.next_normal() as f32).collect();
-    let mut y = x.clone();
-    let mut scratch = vec![0.0; op.scratch_len(1)];
-    let mut largest = 0.0;
-    for _ in 0..20 {
-        op.apply(MatMut::from_row(&mut y), MatRef::from_row(&x), &mut scratch)?;
-        largest = norm2(&y);
-        for (x, y) in x.iter_mut().zip(&y) {
-            *x = y / largest;
-        }
-    }
-    Ok(f64::from(largest))
+fn astra(context: &Context<'_>) -> Result<Attribution, String> {
+    let (damping, parallelism) = (context.options.damping, context.parallelism());
+    context.influence::<f32>(|train, attribute| {
+        let ekfac = Ekfac::of(train, &Type2)?;
+        let inverse = ekfac.blocks().inverse(Damping::Absolute(damping), parallelism)?;
+        let options = Astra { damping, parallelism, ..Astra::default() };
+        attribute(&options.prepare(&train.gauss_newton(), &inverse)?)
+    })
+}
+
+/// With a step of half of what the largest eigenvalue allows, to leave room for the noise of the batches.
+fn lissa(context: &Context<'_>) -> Result<Attribution, String> {
+    let (damping, parallelism) = (context.options.damping, context.parallelism());
+    context.influence::<f32>(|train, attribute| {
+        let curvature = train.gauss_newton();
+        let largest = SpectralRadius::default().estimate(&Damped::new(&curvature, damping as f32)?)?;
+        let lissa = Lissa { parallelism, ..Lissa::torch_influence(2.0 * largest, damping, 500) };
+        attribute(&lissa.prepare(&curvature)?)
+    })
+}
+
+fn lanczos(context: &Context<'_>) -> Result<Attribution, String> {
+    let (damping, parallelism) = (context.options.damping, context.parallelism());
+    context.influence::<f32>(|train, attribute| {
+        let basis = Lanczos { steps: 200, parallelism, ..Lanczos::default() }.decompose(&train.gauss_newton())?;
+        attribute(&basis.spectrum(NegativeRitz::Abs, None)?.inverse(damping)?)
+    })
+}
+
+fn nystrom(context: &Context<'_>) -> Result<Attribution, String> {
+    let (damping, parallelism) = (context.options.damping, context.parallelism());
+    context.influence::<f32>(|train, attribute| {
+        let spectrum = Nystrom { rank: 200, parallelism, ..Nystrom::default() }.prepare(&train.gauss_newton())?;
+        attribute(&spectrum.inverse(damping)?)
+    })
+}
+
+fn minres(context: &Context<'_>) -> Result<Attribution, String> {
+    let (damping, parallelism) = (context.options.damping, context.parallelism());
+    context.influence::<f32>(|train, attribute| {
+        let options = Minres { damping, rtol: 1e-3, max_iterations: 300, parallelism, ..Minres::default() };
+        attribute(&options.prepare(&train.hessian())?)
+    })
+}
+
+fn ekfac(context: &Context<'_>, damping: Damping) -> Result<Attribution, String> {
+    context.influence::<f32>(|train, attribute| {
+        let ekfac = Ekfac::of(train, &Type2)?;
+        attribute(&AsSolver(ekfac.blocks().inverse(damping, context.parallelism())?))
+    })
+}
+
+fn kfac(context: &Context<'_>) -> Result<Attribution, String> {
+    context.influence::<f32>(|train, attribute| {
+        let kfac = Kfac::of(train, &Type2)?;
+        attribute(&AsSolver(kfac.blocks().inverse(Damping::Relative(0.1), context.parallelism())?))
+    })
+}
+
+fn datainf(context: &Context<'_>) -> Result<Attribution, String> {
+    let parallelism = context.parallelism();
+    context.influence::<f32>(|train, attribute| {
+        let layers: Vec<usize> = train.network().layers().iter().map(ascribe_solvers::network::Layer::len).collect();
+        attribute(&DataInf { parallelism, ..DataInf::default() }.prepare(train, &layers)?)
+    })
 }

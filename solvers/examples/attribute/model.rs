@@ -65,6 +65,11 @@ fn select<T: Real>(data: &Dataset, rows: &[usize]) -> (Vec<T>, Vec<usize>) {
 }
 
 impl Model {
+    /// The number of parameters.
+    pub(crate) fn dim(&self) -> usize {
+        self.params.len()
+    }
+
     /// The parameters in the precision that a method works in.
     pub(crate) fn params<T: Real>(&self) -> Vec<T> {
         self.params.iter().map(|&x| T::from_f64(x)).collect()

@@ -6,7 +6,7 @@ use ascribe_core::linop::check_apply;
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_finite, check_shape, zeros};
 
 /// Why a solver stopped. `Display` gives advice.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,6 +125,26 @@ impl<T: Real, S: Solve<T>> LinOp<T> for AsOperator<S> {
             Some(row) => Err(CoreError::Unsolved { row }),
             None => Ok(()),
         }
+    }
+}
+
+/// An operator that is an inverse already as a solver: `solve` applies it. The counterpart of [`AsOperator`], for the
+/// inverses of [`curvature`](crate::curvature).
+#[derive(Debug, Clone, Copy)]
+pub struct AsSolver<A>(
+    /// The inverse.
+    pub A,
+);
+
+impl<T: Real, A: LinOp<T>> Solve<T> for AsSolver<A> {
+    fn dim(&self) -> usize {
+        self.0.dim_in()
+    }
+    fn solve(&self, out: MatMut<'_, T>, rhs: MatRef<'_, T>) -> Result<Vec<SolveReport>, Error> {
+        check_system(check_operator(&self.0, 0.0)?, &out, &rhs)?;
+        let mut scratch = zeros("scratch of the inverse", Some(self.0.scratch_len(rhs.rows())))?;
+        self.0.apply(out, rhs, &mut scratch)?;
+        Ok(vec![SolveReport::direct(); rhs.rows()])
     }
 }
 
