@@ -1,20 +1,22 @@
 //! Curvature from records.
 
+#[cfg(feature = "safetensors")]
+mod archive;
 mod blocks;
 mod correction;
 mod covariance;
 mod damping;
 mod eigen_block;
-mod embedding;
-mod norm;
-mod tied;
 mod eigen_function;
+mod embedding;
 mod fisher;
 mod kfac;
+mod norm;
+mod tied;
 
 pub use blocks::{BlockFunction, Blocks};
-pub use covariance::{Count, Covariances, LayerCovariance, LayerShape, Sharing};
 pub use correction::{EigenvalueCorrection, Route};
+pub use covariance::{Count, Covariances, LayerCovariance, LayerShape, Sharing};
 pub use damping::{Damping, Filter, Inversion};
 pub use eigen_block::{Basis, Clamped, EigenBlock};
 pub use eigen_function::EigenFunction;

@@ -48,6 +48,11 @@ pub enum Error {
     },
     /// A factored inverse of a block whose eigenvalues are no products.
     NotKronecker,
+    /// A file that cannot be read, or written.
+    Archive {
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// Two things that do not belong together.
     Mismatch {
         /// What differs.
@@ -87,6 +92,7 @@ impl fmt::Display for Error {
             Self::NotKronecker => {
                 f.write_str("a factored inverse needs a Kronecker product: use K-FAC, or another kind of inverse")
             }
+            Self::Archive { why } => write!(f, "the file is of no use: {why}"),
             Self::Mismatch { what } => write!(f, "the {what} differ; put together what belongs together"),
             Self::Name { expected } => write!(f, "unknown name, expected {expected}"),
         }
@@ -116,10 +122,14 @@ pub(crate) fn check_shape(what: &'static str, expected: usize, got: usize) -> Re
 
 /// Every element finite, or the error that says where the first other one is.
 pub(crate) fn check_finite<T: ascribe_core::Real>(what: &'static str, x: &[T]) -> Result<(), ascribe_core::Error> {
-    match x.iter().position(|v| !v.is_finite()) {
-        None => Ok(()),
-        Some(index) => Err(ascribe_core::Error::NonFinite { what, index }),
+    // No early exit inside a block, so that it is done in vectors.
+    for (block, start) in x.chunks(1024).zip((0..).step_by(1024)) {
+        if block.iter().fold(false, |bad, v| bad | !v.is_finite()) {
+            let index = start + block.iter().position(|v| !v.is_finite()).unwrap_or(0);
+            return Err(ascribe_core::Error::NonFinite { what, index });
+        }
     }
+    Ok(())
 }
 
 /// A vector of `len` zeros, or an error where `vec!` would panic: for sizes that no slice of the caller vouches for.

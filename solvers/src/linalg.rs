@@ -6,10 +6,12 @@
 mod cholesky;
 mod eigen;
 mod factor;
+mod gram;
 mod product;
 mod skinny;
 
 pub use cholesky::Cholesky;
 pub use eigen::{Eigen, symmetric_eigen};
 pub use factor::{Ldlt, Qr, Svd, qr, svd};
+pub use gram::gram;
 pub use product::matmul;

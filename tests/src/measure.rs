@@ -64,8 +64,18 @@ pub struct Kernel {
 }
 
 /// Every kernel.
-pub const KERNELS: &[Kernel] =
-    &[copy::KERNEL, gemm::KERNEL, topk::KERNEL, mlp::GRADIENT, mlp::HVP, mlp::GGNVP, inverse::CG, inverse::LISSA, ekfac::EIGENVALUES, ekfac::APPLY];
+pub const KERNELS: &[Kernel] = &[
+    copy::KERNEL,
+    gemm::KERNEL,
+    topk::KERNEL,
+    mlp::GRADIENT,
+    mlp::HVP,
+    mlp::GGNVP,
+    inverse::CG,
+    inverse::LISSA,
+    ekfac::EIGENVALUES,
+    ekfac::APPLY,
+];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
 pub const FLOORS: &[(&str, &[bool])] = &[("gemm", &[false, true]), ("copy", &[false])];

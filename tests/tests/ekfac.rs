@@ -65,7 +65,9 @@ impl Layer {
             let mut x = self.inputs[row * self.d_in..(row + 1) * self.d_in].to_vec();
             x.extend(self.bias.then_some(1.0));
             let y = &self.grads[row * o..(row + 1) * o];
-            a.chunks_exact_mut(i).zip(&x).for_each(|(row, p)| row.iter_mut().zip(&x).for_each(|(sum, q)| *sum += p * q));
+            a.chunks_exact_mut(i)
+                .zip(&x)
+                .for_each(|(row, p)| row.iter_mut().zip(&x).for_each(|(sum, q)| *sum += p * q));
             g.chunks_exact_mut(o).zip(y).for_each(|(row, p)| row.iter_mut().zip(y).for_each(|(sum, q)| *sum += p * q));
             count += 1.0;
         }
@@ -392,13 +394,17 @@ fn filters_are_what_they_say() {
     assert_eq!(multipliers(&block, Damping::Absolute(1.0), Inversion::Damped, -1.0), [1.0, 0.5, 1.0 / 6.0]);
     assert_eq!(multipliers(&block, Damping::Relative(0.5), Inversion::Damped, 1.0), [1.0, 2.0, 6.0]);
     assert_eq!(multipliers(&block, Damping::Absolute(1.0), Inversion::PseudoInverse, -1.0), [0.0, 0.0, 0.2]);
-    assert_eq!(multipliers(&block, Damping::Relative(0.1), Inversion::PseudoInverse, -0.5), [0.0, 1.0, 5.0_f64.powf(-0.5)]);
+    assert_eq!(
+        multipliers(&block, Damping::Relative(0.1), Inversion::PseudoInverse, -0.5),
+        [0.0, 1.0, 5.0_f64.powf(-0.5)]
+    );
     let tikhonov = multipliers(&block, Damping::Absolute(2.0), Inversion::Tikhonov, -1.0);
     for (x, y) in tikhonov.iter().zip([0.0, 1.0 / 5.0, 5.0 / 29.0]) {
         assert!((x - y).abs() <= tolerance::gamma::<f64>(8), "{x} {y}");
     }
     let (a, g) = ([4.0, 0.0, 0.0, 0.0], [1.0]);
-    let kfac = EigenBlock::<f64>::kronecker("layer", MatRef::new(&a, 2, 2).unwrap(), MatRef::new(&g, 1, 1).unwrap(), Serial);
+    let kfac =
+        EigenBlock::<f64>::kronecker("layer", MatRef::new(&a, 2, 2).unwrap(), MatRef::new(&g, 1, 1).unwrap(), Serial);
     // pi = sqrt(2 / 1), sqrt(d) = 0.5: (1 + 0.5 / pi) (a + 0.5 pi) for a = 0, 4.
     let factored = multipliers(&kfac.unwrap(), Damping::Absolute(0.25), Inversion::Factored, -1.0);
     let pi = 2.0_f64.sqrt();
@@ -442,25 +448,34 @@ fn inner(error: Error) -> Error {
 #[test]
 fn what_has_no_inverse_is_refused_by_name() {
     let block = diagonal(&[1.0, 0.0]);
-    let refused = |damping, inversion, power| inner(block.filtered(&Filter { damping, inversion, power }, Serial).unwrap_err());
+    let refused =
+        |damping, inversion, power| inner(block.filtered(&Filter { damping, inversion, power }, Serial).unwrap_err());
     let zero = Damping::Absolute(0.0);
     let singular = Error::Core(CoreError::Singular { what: "eigenvalue", index: 1 });
     assert_eq!(refused(zero, Inversion::Damped, -1.0), singular);
     for value in [-1.0, f64::NAN, f64::INFINITY] {
         let error = refused(Damping::Absolute(value), Inversion::Damped, -1.0);
         assert!(matches!(error, Error::Core(CoreError::Damping { value: v }) if v.to_bits() == value.to_bits()));
-        assert!(matches!(refused(Damping::Relative(value), Inversion::Damped, -1.0), Error::Core(CoreError::Damping { .. })));
+        assert!(matches!(
+            refused(Damping::Relative(value), Inversion::Damped, -1.0),
+            Error::Core(CoreError::Damping { .. })
+        ));
     }
     assert_eq!(refused(Damping::Absolute(1.0), Inversion::Factored, -1.0), Error::NotKronecker);
     assert!(matches!(refused(zero, Inversion::PseudoInverse, 1.0), Error::Core(CoreError::Parameter { .. })));
     assert!(matches!(refused(zero, Inversion::Damped, f64::NAN), Error::Core(CoreError::Parameter { .. })));
     assert!(matches!(inner(block.function(|_| -1.0, Serial).unwrap_err()), Error::Core(CoreError::Parameter { .. })));
     assert_eq!(inner(block.function(|s| 1.0 / s, Serial).unwrap_err()), singular);
-    assert!(matches!(inner(EigenBlock::<f64>::diagonal("block", &[-1.0]).unwrap_err()), Error::Core(CoreError::Parameter { .. })));
+    assert!(matches!(
+        inner(EigenBlock::<f64>::diagonal("block", &[-1.0]).unwrap_err()),
+        Error::Core(CoreError::Parameter { .. })
+    ));
     // Finite in f64, not in f32.
     let tiny = EigenBlock::<f32>::diagonal("block", &[1e-60]).unwrap();
-    assert_eq!(inner(tiny.filtered(&Filter { damping: zero, ..Filter::default() }, Serial).unwrap_err()),
-        Error::Core(CoreError::Singular { what: "eigenvalue", index: 0 }));
+    assert_eq!(
+        inner(tiny.filtered(&Filter { damping: zero, ..Filter::default() }, Serial).unwrap_err()),
+        Error::Core(CoreError::Singular { what: "eigenvalue", index: 0 })
+    );
 }
 
 #[test]
@@ -519,7 +534,12 @@ fn hard_factors_have_finite_positive_semidefinite_blocks() {
     }
     let negative = [-1.0, 0.0, 0.0, 2.0];
     let one = [1.0];
-    let block = EigenBlock::<f64>::kronecker("block", MatRef::new(&negative, 2, 2).unwrap(), MatRef::new(&one, 1, 1).unwrap(), Serial);
+    let block = EigenBlock::<f64>::kronecker(
+        "block",
+        MatRef::new(&negative, 2, 2).unwrap(),
+        MatRef::new(&one, 1, 1).unwrap(),
+        Serial,
+    );
     let clamped = block.unwrap().clamped();
     assert_eq!((clamped.count, clamped.worst), (1, -0.5), "no covariance: it is said");
 }

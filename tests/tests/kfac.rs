@@ -32,7 +32,8 @@ impl Problem {
         let stream = Stream::new(seed, "kfac");
         let theta = oracle::uniform(stream.child(0), net.params());
         let x = oracle::uniform(stream.child(1), examples * net.inputs());
-        let y = oracle::uniform::<f64>(stream.child(2), examples * net.outputs()).iter().map(|y| 0.5 + 0.5 * y).collect();
+        let y =
+            oracle::uniform::<f64>(stream.child(2), examples * net.outputs()).iter().map(|y| 0.5 + 0.5 * y).collect();
         let mut draws = stream.child(3).draws();
         let labels = (0..examples).map(|_| draws.next_index(net.outputs())).collect();
         Self { net, theta, x, y, labels }
@@ -227,13 +228,18 @@ fn sampled_factors_have_the_mean_of_type_2() {
         let lin = problem.linearized(Reduction::Mean, Serial);
         let exact = Kfac::of(&lin, &Type2).unwrap().blocks().trace();
         let samples = 4000;
-        let runs: Vec<f64> = (0..samples).map(|seed| {
-            let law = Sampled { samples: 1, stream: Stream::new(seed, "law") };
-            Kfac::of(&lin, &law).unwrap().blocks().trace()
-        }).collect();
+        let runs: Vec<f64> = (0..samples)
+            .map(|seed| {
+                let law = Sampled { samples: 1, stream: Stream::new(seed, "law") };
+                Kfac::of(&lin, &law).unwrap().blocks().trace()
+            })
+            .collect();
         let mean = runs.iter().sum::<f64>() / samples as f64;
         let variance = runs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (samples - 1) as f64;
-        assert!((mean - exact).abs() <= tolerance::monte_carlo(samples as usize, variance.sqrt()), "{loss:?}: {mean} against {exact}");
+        assert!(
+            (mean - exact).abs() <= tolerance::monte_carlo(samples as usize, variance.sqrt()),
+            "{loss:?}: {mean} against {exact}"
+        );
     }
 }
 
@@ -251,7 +257,10 @@ fn samples_are_scaled_and_passes_draw_anew() {
     let corrected = Ekfac::correct(&one, &lin, &law(1)).unwrap();
     let same_draws = one.blocks().layers()[0].factors().map(|(g, a)| (g.to_vec(), a.to_vec())).unwrap();
     assert!((corrected.blocks().trace() / one.blocks().trace() - 1.0).abs() > 1e-6, "{same_draws:?}");
-    assert_eq!(Kfac::of(&lin, &law(0)).unwrap_err(), Error::Core(CoreError::Parameter { what: "samples", value: 0.0, must_be: "at least 1" }));
+    assert_eq!(
+        Kfac::of(&lin, &law(0)).unwrap_err(),
+        Error::Core(CoreError::Parameter { what: "samples", value: 0.0, must_be: "at least 1" })
+    );
 }
 
 #[test]
@@ -305,7 +314,8 @@ fn embeddings_refuse_what_does_not_fit() {
     let masked = EmbeddingRecord::new(1, &[0, 7], grads, Some(&[true, false])).unwrap();
     covariance.add(&masked, &[]).unwrap();
     assert_eq!(covariance.frequencies().unwrap(), [1.0, 0.0, 0.0]);
-    let linear = EigenBlock::<f64>::kronecker("fc", grads.row_range(0, 1).unwrap(), grads.row_range(0, 1).unwrap(), Serial);
+    let linear =
+        EigenBlock::<f64>::kronecker("fc", grads.row_range(0, 1).unwrap(), grads.row_range(0, 1).unwrap(), Serial);
     assert!(EmbeddingCorrection::<f64, Empirical>::new(&linear.unwrap(), Serial).is_err());
     let other = EmbeddingCovariance::<Empirical>::new(4, 1, Serial).unwrap();
     assert!(covariance.merge(&other).is_err());

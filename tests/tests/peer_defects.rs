@@ -86,7 +86,8 @@ struct Product {
 impl Product {
     fn new(m: usize, d_in: usize, d_out: usize) -> Self {
         let stream = Stream::new(7, "product");
-        let (a, g) = (oracle::uniform::<f64>(stream.child(0), m * d_in), oracle::uniform::<f64>(stream.child(1), m * d_out));
+        let (a, g) =
+            (oracle::uniform::<f64>(stream.child(0), m * d_in), oracle::uniform::<f64>(stream.child(1), m * d_out));
         let inputs = (0..m * m).flat_map(|n| a[n / m * d_in..][..d_in].to_vec()).collect();
         let grads = (0..m * m).flat_map(|n| g[n % m * d_out..][..d_out].to_vec()).collect();
         Self { m, shape: LayerShape { d_in, d_out, bias: true }, inputs, grads }
@@ -94,7 +95,8 @@ impl Product {
 
     fn record(&self) -> LayerRecord<'_, f64> {
         let rows = self.m * self.m;
-        let (x, g) = (MatRef::new(&self.inputs, rows, self.shape.d_in), MatRef::new(&self.grads, rows, self.shape.d_out));
+        let (x, g) =
+            (MatRef::new(&self.inputs, rows, self.shape.d_in), MatRef::new(&self.grads, rows, self.shape.d_out));
         LayerRecord::new(rows, x.unwrap(), g.unwrap(), None, true).unwrap()
     }
 
@@ -111,11 +113,13 @@ impl Product {
 }
 
 fn kfac_of(record: &LayerRecord<'_, f64>, shape: LayerShape) -> EigenBlock<f64> {
-    let mut covariance = LayerCovariance::<f64, Empirical>::new(shape, Sharing::Expand, Count::Example, Serial).unwrap();
+    let mut covariance =
+        LayerCovariance::<f64, Empirical>::new(shape, Sharing::Expand, Count::Example, Serial).unwrap();
     covariance.add(record, &[]).unwrap();
     let (a, g) = covariance.factors().unwrap();
     let (cols, rows) = (shape.weight_cols(), shape.d_out);
-    EigenBlock::kronecker("layer", MatRef::new(&a, cols, cols).unwrap(), MatRef::new(&g, rows, rows).unwrap(), Serial).unwrap()
+    EigenBlock::kronecker("layer", MatRef::new(&a, cols, cols).unwrap(), MatRef::new(&g, rows, rows).unwrap(), Serial)
+        .unwrap()
 }
 
 /// `1/n sum g g^T` over rows of length `dim`.
@@ -195,7 +199,8 @@ fn defect_02_the_bias_is_the_last_column_of_each_row() {
 #[test]
 fn defect_03_sequences_are_taken() {
     let stream = Stream::new(4, "sequence");
-    let (x, g) = (oracle::uniform::<f64>(stream.child(0), 7 * 5 * 3), oracle::uniform::<f64>(stream.child(1), 7 * 5 * 2));
+    let (x, g) =
+        (oracle::uniform::<f64>(stream.child(0), 7 * 5 * 3), oracle::uniform::<f64>(stream.child(1), 7 * 5 * 2));
     let (x, g) = (MatRef::new(&x, 35, 3).unwrap(), MatRef::new(&g, 35, 2).unwrap());
     let record = LayerRecord::new(7, x, g, None, true).unwrap();
     let kfac = kfac_of(&record, LayerShape { d_in: 3, d_out: 2, bias: true });
@@ -220,9 +225,10 @@ fn defect_04_the_test_itself_can_tell() {
         let block = correction.finish().unwrap();
         let damping = 0.1 * block.mean();
         let queries = problem.gradients();
-        let errors = queries.chunks_exact(problem.net.params()).take(20).map(|q| {
-            relative(&damped(&block, damping, q), &oracle::solve(&fisher, damping, q))
-        });
+        let errors = queries
+            .chunks_exact(problem.net.params())
+            .take(20)
+            .map(|q| relative(&damped(&block, damping, q), &oracle::solve(&fisher, damping, q)));
         errors.sum::<f64>() / 20.0
     };
     let (right, wrong) = (error(&kfac.blocks().layers()[0]), error(&transposed(&kfac.blocks().layers()[0])));
@@ -362,7 +368,8 @@ fn defect_12_layers_without_bias_and_examples_of_several_positions() {
     assert!((ekfac.blocks().trace() - exact).abs() <= 1e-12 * exact);
     // Two positions that cancel: an example without gradient, whatever its tokens have.
     let (x, g) = ([1.0, 1.0], [2.0, -2.0]);
-    let record = LayerRecord::new(1, MatRef::new(&x, 2, 1).unwrap(), MatRef::new(&g, 2, 1).unwrap(), None, false).unwrap();
+    let record =
+        LayerRecord::new(1, MatRef::new(&x, 2, 1).unwrap(), MatRef::new(&g, 2, 1).unwrap(), None, false).unwrap();
     let kfac = kfac_of(&record, LayerShape { d_in: 1, d_out: 1, bias: false });
     let mut correction = EigenvalueCorrection::<f64, Empirical>::new(&kfac, Serial);
     correction.add(&record, &[]).unwrap();
@@ -380,7 +387,8 @@ fn defect_13_no_multiplier_is_negative() {
     assert!(block.clamped().count > 0, "nothing to clamp: the test says nothing");
     for power in [-1.0, -0.5] {
         let filter = Filter { damping: Damping::Absolute(1e-8), power, ..Filter::default() };
-        assert!(filter.multipliers(&block).unwrap().iter().all(|&m| m > 0.0 && m <= 1e8_f64.powf(-power) * (1.0 + 1e-12)));
+        assert!(
+            filter.multipliers(&block).unwrap().iter().all(|&m| m > 0.0 && m <= 1e8_f64.powf(-power) * (1.0 + 1e-12))
+        );
     }
 }
-

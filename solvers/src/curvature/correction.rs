@@ -77,6 +77,21 @@ impl<'b, T: Real, F: Fisher> EigenvalueCorrection<'b, T, F> {
         self.examples
     }
 
+    /// The block in whose basis it is summed.
+    pub fn block(&self) -> &'b EigenBlock<T> {
+        self.block
+    }
+
+    #[cfg(feature = "safetensors")]
+    pub(super) fn sums(&self) -> &[f64] {
+        &self.sum
+    }
+
+    #[cfg(feature = "safetensors")]
+    pub(super) fn resumed(block: &'b EigenBlock<T>, sum: Vec<f64>, examples: u64, par: Parallelism) -> Self {
+        Self { block, sum, examples, par, fisher: PhantomData }
+    }
+
     /// The bytes of the state, without those of the block it borrows.
     pub fn bytes(&self) -> usize {
         self.sum.len() * size_of::<f64>()
@@ -134,7 +149,8 @@ impl<'b, T: Real, F: Fisher> EigenvalueCorrection<'b, T, F> {
                 for &length in &group.lengths {
                     let x = MatRef::new(&group.inputs, count, cols)?.row_range(first, length)?;
                     for draw in 0..draws {
-                        let y = MatRef::new(&group.grads, draws * count, rows)?.row_range(draw * count + first, length)?;
+                        let y =
+                            MatRef::new(&group.grads, draws * count, rows)?.row_range(draw * count + first, length)?;
                         matmul(MatMut::new(&mut gradient, rows, cols)?, T::ZERO, T::ONE, y.t(), x, self.par)?;
                         let x = match self.block.right().vectors() {
                             Some(right) => {

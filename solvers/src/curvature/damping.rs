@@ -121,8 +121,11 @@ impl Filter {
                 };
                 let pi = (mean(right) / mean(left)).sqrt();
                 let root = amount.sqrt();
-                let (add_left, add_right) = if pi.is_finite() && pi > 0.0 { (root / pi, root * pi) } else { (root, root) };
-                left.iter().flat_map(|g| right.iter().map(move |a| ((g + add_left) * (a + add_right)).powf(power))).collect()
+                let (add_left, add_right) =
+                    if pi.is_finite() && pi > 0.0 { (root / pi, root * pi) } else { (root, root) };
+                left.iter()
+                    .flat_map(|g| right.iter().map(move |a| ((g + add_left) * (a + add_right)).powf(power)))
+                    .collect()
             }
         };
         match multipliers.iter().position(|m| !m.is_finite()) {
@@ -148,4 +151,3 @@ pub(super) fn mean(values: &[f64]) -> f64 {
     let sum = ascribe_core::reduce::sum(values);
     if sum.is_finite() { sum / n } else { values.iter().map(|v| v / n).sum() }
 }
-

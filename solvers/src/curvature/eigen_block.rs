@@ -5,7 +5,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 use super::EigenFunction;
 use super::damping::{Filter, Spectrum, mean};
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_shape};
 use crate::linalg::{matmul, symmetric_eigen};
 use crate::parallel::Parallelism;
 
@@ -92,12 +92,7 @@ impl<T: Real> EigenBlock<T> {
     /// # Errors
     /// [`Error::Block`] with `name` around a shape error, [`CoreError::NonFinite`] for NaN or infinity in a factor,
     /// or [`Error::NoConvergence`].
-    pub fn kronecker<S: Real>(
-        name: &str,
-        a: MatRef<'_, S>,
-        g: MatRef<'_, S>,
-        par: Parallelism,
-    ) -> Result<Self, Error> {
+    pub fn kronecker<S: Real>(name: &str, a: MatRef<'_, S>, g: MatRef<'_, S>, par: Parallelism) -> Result<Self, Error> {
         let build = || {
             let (right, mut clamped, a_values) = eigenbasis("input covariance", a, par)?;
             let (left, also, g_values) = eigenbasis("output gradient covariance", g, par)?;
@@ -134,12 +129,7 @@ impl<T: Real> EigenBlock<T> {
         right_values: Vec<f64>,
         clamped: Clamped,
     ) -> Result<Self, Error> {
-        let mut values = zeros("eigenvalues of a layer", left_values.len().checked_mul(right_values.len()))?;
-        if !right_values.is_empty() {
-            for (row, g) in values.chunks_exact_mut(right_values.len()).zip(&left_values) {
-                row.iter_mut().zip(&right_values).for_each(|(value, a)| *value = g * a);
-            }
-        }
+        let values = products(&left_values, &right_values);
         check_finite("eigenvalues of a layer", &values)?;
         let factors = Some([left_values, right_values]);
         Ok(Self { name: name.to_owned(), left, right, values, factors, clamped })
@@ -186,6 +176,22 @@ impl<T: Real> EigenBlock<T> {
         };
         check().map_err(|error| error.in_block(name))?;
         Ok(Self { name: name.to_owned(), left, right, values, factors: None, clamped: Clamped::default() })
+    }
+
+    /// The block with the eigenvalues of its two factors, of which its own have to be the products.
+    #[cfg(feature = "safetensors")]
+    pub(super) fn with_factors(self, left: Vec<f64>, right: Vec<f64>) -> Result<Self, Error> {
+        let check = || {
+            check_not_negative("factor", &left)?;
+            check_not_negative("factor", &right)?;
+            if self.values == products(&left, &right) {
+                Ok(())
+            } else {
+                Err(Error::Mismatch { what: "eigenvalues and the products of the factors'" })
+            }
+        };
+        check().map_err(|error: Error| error.in_block(&self.name))?;
+        Ok(Self { factors: Some([left, right]), ..self })
     }
 
     /// The same basis with other eigenvalues, which are products no more.
@@ -292,12 +298,15 @@ impl<T: Real> EigenBlock<T> {
             return Err(CoreError::Parameter { what: "factor", value: factor, must_be: "at least 0" }.into());
         }
         let scaled = |values: &[f64]| values.iter().map(|value| factor * value).collect::<Vec<_>>();
-        let values = scaled(&self.values);
+        let (values, factors) = match &self.factors {
+            None => (scaled(&self.values), None),
+            Some([left, right]) => {
+                let left = scaled(left);
+                (products(&left, right), Some([left, right.clone()]))
+            }
+        };
         check_finite("scaled eigenvalues", &values)?;
-        self.values = values;
-        if let Some([left, _]) = &mut self.factors {
-            *left = scaled(left);
-        }
+        (self.values, self.factors) = (values, factors);
         Ok(())
     }
 
@@ -374,6 +383,11 @@ fn eigenbasis<T: Real, S: Real>(
     }
     let vectors = eigen.vectors.iter().map(|&x| T::from_f64(x)).collect();
     Ok((Basis::Columns { dim: matrix.rows(), vectors }, clamped, eigen.values))
+}
+
+/// The eigenvalues `[left, right]` of a Kronecker product.
+fn products(left: &[f64], right: &[f64]) -> Vec<f64> {
+    left.iter().flat_map(|g| right.iter().map(move |a| g * a)).collect()
 }
 
 fn check_not_negative(what: &'static str, values: &[f64]) -> Result<(), Error> {

@@ -84,7 +84,8 @@ impl<S: Real, F: Fisher> Covariances<S, F> {
         let mut covariances = Self::default();
         for (l, layer) in lin.network().layers().iter().enumerate() {
             let shape = LayerShape { d_in: layer.inputs, d_out: layer.outputs, bias: layer.bias };
-            covariances.push(&l.to_string(), LayerCovariance::new(shape, Sharing::Expand, Count::Example, lin.parallelism())?)?;
+            let layer = LayerCovariance::new(shape, Sharing::Expand, Count::Example, lin.parallelism())?;
+            covariances.push(&l.to_string(), layer);
         }
         each_record(lin, fisher, 0, |l, record, more| covariances.add(l, record, more))?;
         Ok(covariances)

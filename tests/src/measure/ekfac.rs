@@ -50,14 +50,14 @@ fn eigenvalues<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured
         LayerRecord::new(examples, MatRef::new(&x, rows, inputs)?, MatRef::new(&delta, rows, outputs)?, None, false)?;
     let mut result = Ok(());
     let seconds = settings.time(|| {
-        let mut correction =
-            EigenvalueCorrection::<T, Empirical>::new(&block, Parallelism::threads(settings.threads));
+        let mut correction = EigenvalueCorrection::<T, Empirical>::new(&block, Parallelism::threads(settings.threads));
         result = correction.add(&record, &[]);
         black_box(correction.finish().ok());
     });
     result?;
     // The rotation of both factors, and the cheaper of pairs of positions and gradients of examples.
-    let sums = (examples * inputs * outputs * (positions + 1)) as u64 * if positions > 2 { 2 } else { positions as u64 };
+    let sums =
+        (examples * inputs * outputs * (positions + 1)) as u64 * if positions > 2 { 2 } else { positions as u64 };
     let flops = 2 * (rows * (inputs * inputs + outputs * outputs)) as u64 + sums;
     let numbers = rows * (inputs + outputs) + inputs * inputs + outputs * outputs;
     let bytes = numbers * size_of::<T>() + inputs * outputs * size_of::<f64>();
