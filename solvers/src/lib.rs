@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attribution;
+pub mod curvature;
 pub mod error;
 pub mod inverse;
 pub mod linalg;

@@ -5,6 +5,8 @@
 
 pub mod case;
 mod compare;
+pub mod damping;
+pub mod ghost;
 pub mod influence;
 pub mod metric;
 pub mod mlp;
@@ -40,7 +42,8 @@ impl Op {
 }
 
 /// Every operation that can be computed, a slice a folder.
-pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, influence::OPS];
+pub const OPS: &[&[Op]] =
+    &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, influence::OPS, ghost::OPS, damping::OPS];
 
 /// The operation of that name.
 pub fn find(name: &str) -> Option<&'static Op> {
