@@ -31,7 +31,7 @@ const GROUP_RANK: usize = 512;
 /// use ascribe_solvers::{attribution::LowRankQuery, parallel::Parallelism};
 /// let gradient = [3.0, 0.0, 0.0, 1.0]; // one query, 2 x 2
 /// let options = LowRankQuery { max_rank: 1, ..LowRankQuery::default() };
-/// let queries = options.prepare(MatRef::new(&gradient, 1, 4)?, 2)?;
+/// let queries = options.prepare(MatRef::new(&gradient, 1, 4)?, [2, 2])?;
 /// let (x, delta) = ([1.0, 1.0], [2.0, 5.0]); // one example of one position
 /// let train = LayerRecord::new(1, MatRef::from_row(&x), MatRef::from_row(&delta), None, false)?;
 /// let mut score = [0.0_f64];
@@ -84,18 +84,19 @@ pub struct LowRankQueries<T> {
 }
 
 impl LowRankQuery {
-    /// Truncates each row of `gradients` `[queries, d_out * weight_cols]`.
+    /// Truncates each row of `gradients` `[queries, d_out * weight_cols]`, a flattened matrix of the given shape
+    /// `[d_out, weight_cols]`; the bias is the last column.
     ///
     /// # Errors
-    /// [`CoreError::Shape`] when the rows are not a multiple of `d_out`, [`CoreError::Parameter`] for an energy
+    /// [`CoreError::Shape`] when the columns are not those of the shape, [`CoreError::Parameter`] for an energy
     /// outside of (0, 1], [`CoreError::NonFinite`] for NaN or infinity, [`Error::NoConvergence`] when an SVD fails.
-    pub fn prepare<T: Real>(&self, gradients: MatRef<'_, T>, d_out: usize) -> Result<LowRankQueries<T>, Error> {
+    pub fn prepare<T: Real>(&self, gradients: MatRef<'_, T>, shape: [usize; 2]) -> Result<LowRankQueries<T>, Error> {
         if !(self.energy > 0.0 && self.energy <= 1.0) {
             let must_be = "above 0 and at most 1";
             return Err(CoreError::Parameter { what: "energy", value: self.energy, must_be }.into());
         }
-        let weight_cols = gradients.cols().checked_div(d_out).unwrap_or(0);
-        check_shape("gradient columns (a multiple of the outputs)", d_out * weight_cols, gradients.cols())?;
+        let [d_out, weight_cols] = shape;
+        check_shape("gradient columns", d_out.saturating_mul(weight_cols), gradients.cols())?;
         for row in gradients.row_iter() {
             check_finite("query gradients", row)?;
         }

@@ -78,7 +78,7 @@ fn low_rank<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let (queries, record) = (inputs.floats::<T>("vq")?, train.record()?);
     let ([count, d_out, d_in], n, rows) = (queries.dims()?, record.examples(), record.inputs().rows());
     let gradients = MatRef::new(&queries.data, count, d_out * d_in)?;
-    let low_rank = LowRankQuery { max_rank: rank, ..LowRankQuery::default() }.prepare(gradients, d_out)?;
+    let low_rank = LowRankQuery { max_rank: rank, ..LowRankQuery::default() }.prepare(gradients, [d_out, d_in])?;
     let (mut per_token, mut sums, mut full) =
         (vec![T::ZERO; rows * count], vec![T::ZERO; n * count], vec![T::ZERO; n * count]);
     low_rank.position_scores(MatMut::new(&mut per_token, rows, count)?, T::ZERO, &record, Serial)?;
