@@ -23,6 +23,7 @@ extern crate std;
 
 pub mod derivative;
 pub mod error;
+pub mod ghost;
 pub mod linop;
 pub mod matmul;
 #[cfg(feature = "alloc")]

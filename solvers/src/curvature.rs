@@ -1,4 +1,27 @@
-//! Curvature from records.
+//! Curvature from records: K-FAC, EKFAC and their relatives, and the choice of their damping.
+//!
+//! ```text
+//! records ──► LayerCovariance ──► EigenBlock, K-FAC ──► EigenvalueCorrection ──► EigenBlock, EKFAC
+//!             (one pass, mergeable)  (eigenvectors, f64)  (a second pass)             │
+//!                                                                                     ▼
+//!                                     Filter: damping, kind of inverse, power ──► operator
+//! ```
+//!
+//! [`Kfac::of`] and [`Ekfac::of`] go all the way for one of our networks; a training stack of its own brings records.
+//! Every stage is for one layer, [`Blocks`] are the layers of a network. A change of the damping needs no pass over the
+//! data.
+//!
+//! | layer | records | covariance and correction |
+//! |---|---|---|
+//! | linear, attention projections | [`LayerRecord`](ascribe_core::record::LayerRecord) | [`LayerCovariance`], [`EigenvalueCorrection`] |
+//! | the same weight used several times | [`TiedRecord`] | the same |
+//! | embedding | [`EmbeddingRecord`] | [`EmbeddingCovariance`], [`EmbeddingCorrection`] |
+//! | normalisation | [`norm_gradients`] | [`EigenBlock::dense`] or [`EigenBlock::diagonal`] |
+//!
+//! The cheap members of the family are [`DiagonalFisher`] with [`EigenBlock::diagonal`], and the identity,
+//! `EigenBlock::diagonal(name, &[1.0; n])`.
+//!
+//! Whose output gradients they are is in the types: see [`Fisher`].
 
 #[cfg(feature = "safetensors")]
 mod archive;
@@ -6,22 +29,28 @@ mod blocks;
 mod correction;
 mod covariance;
 mod damping;
+mod diagonal;
 mod eigen_block;
 mod eigen_function;
 mod embedding;
 mod fisher;
 mod kfac;
 mod norm;
+mod selection;
+mod spectrum;
 mod tied;
 
 pub use blocks::{BlockFunction, Blocks};
 pub use correction::{EigenvalueCorrection, Route};
 pub use covariance::{Count, Covariances, LayerCovariance, LayerShape, Sharing};
 pub use damping::{Damping, Filter, Inversion};
+pub use diagonal::DiagonalFisher;
 pub use eigen_block::{Basis, Clamped, EigenBlock};
 pub use eigen_function::EigenFunction;
 pub use embedding::{EmbeddingCorrection, EmbeddingCovariance, EmbeddingRecord};
 pub use fisher::{Empirical, Fisher, Sampled, Type2};
 pub use kfac::{Ekfac, Kfac, each_record};
 pub use norm::norm_gradients;
+pub use selection::{DampingIndicator, DampingSelection, implicit_damping};
+pub use spectrum::{Spectrum, SpectrumReport};
 pub use tied::TiedRecord;

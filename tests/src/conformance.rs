@@ -5,6 +5,8 @@
 
 pub mod case;
 mod compare;
+pub mod damping;
+pub mod ghost;
 pub mod influence;
 pub mod kfac;
 pub mod metric;
@@ -41,7 +43,17 @@ impl Op {
 }
 
 /// Every operation that can be computed, a slice a folder.
-pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, kfac::OPS, influence::OPS];
+pub const OPS: &[&[Op]] = &[
+    random::OPS,
+    score::OPS,
+    metric::OPS,
+    mlp::OPS,
+    solve::OPS,
+    kfac::OPS,
+    damping::OPS,
+    ghost::OPS,
+    influence::OPS,
+];
 
 /// The operation of that name.
 pub fn find(name: &str) -> Option<&'static Op> {

@@ -90,33 +90,33 @@ impl Default for Filter {
 
 /// What a [`Filter`] has to know of a block: the eigenvalues, and those of its two factors when they are products.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Spectrum<'s> {
+pub(super) struct Eigenvalues<'s> {
     pub values: &'s [f64],
     pub factors: Option<(&'s [f64], &'s [f64])>,
 }
 
 impl Filter {
     /// What each eigenvalue becomes.
-    pub(super) fn apply(&self, spectrum: Spectrum<'_>) -> Result<Vec<f64>, Error> {
+    pub(super) fn apply(&self, eigenvalues: Eigenvalues<'_>) -> Result<Vec<f64>, Error> {
         let Self { damping, inversion, power } = *self;
         let keeps_sign = matches!(inversion, Inversion::Damped | Inversion::Factored);
         if !power.is_finite() || !keeps_sign && power >= 0.0 {
             let must_be = if keeps_sign { "finite" } else { "negative for this kind of inverse" };
             return Err(CoreError::Parameter { what: "power", value: power, must_be }.into());
         }
-        let scale = mean(spectrum.values);
+        let scale = mean(eigenvalues.values);
         let amount = damping.amount(scale)?;
         if matches!(damping, Damping::Relative(_)) && scale == 0.0 {
-            return Ok(vec![0.0; spectrum.values.len()]);
+            return Ok(vec![0.0; eigenvalues.values.len()]);
         }
         let multipliers: Vec<f64> = match inversion {
-            Inversion::Damped => spectrum.values.iter().map(|s| (s + amount).powf(power)).collect(),
+            Inversion::Damped => eigenvalues.values.iter().map(|s| (s + amount).powf(power)).collect(),
             Inversion::PseudoInverse => {
-                spectrum.values.iter().map(|&s| if s > amount { s.powf(power) } else { 0.0 }).collect()
+                eigenvalues.values.iter().map(|&s| if s > amount { s.powf(power) } else { 0.0 }).collect()
             }
-            Inversion::Tikhonov => spectrum.values.iter().map(|&s| tikhonov(s, amount).powf(-power)).collect(),
+            Inversion::Tikhonov => eigenvalues.values.iter().map(|&s| tikhonov(s, amount).powf(-power)).collect(),
             Inversion::Factored => {
-                let Some((left, right)) = spectrum.factors else {
+                let Some((left, right)) = eigenvalues.factors else {
                     return Err(Error::NotKronecker);
                 };
                 let pi = (mean(right) / mean(left)).sqrt();

@@ -2,8 +2,8 @@
 
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
-use super::EigenFunction;
-use super::damping::{Filter, Spectrum, mean};
+use super::{EigenFunction, Spectrum};
+use super::damping::{Filter, Eigenvalues, mean};
 use crate::Error;
 use crate::error::{check_finite, check_shape};
 use crate::linalg::{matmul, symmetric_eigen};
@@ -260,6 +260,15 @@ impl<T: Real> EigenBlock<T> {
         ascribe_core::reduce::norm2(&self.values)
     }
 
+    /// The eigenvalues as a [`Spectrum`]: quantiles, effective dimension, stable rank, condition after damping, and
+    /// dampings to choose.
+    ///
+    /// # Errors
+    /// None that a block can cause; the signature is that of [`Spectrum::new`].
+    pub fn spectrum(&self) -> Result<Spectrum, Error> {
+        Spectrum::new(&self.values)
+    }
+
     /// The diagonal of the matrix, `[rows, cols]`: $(Q_l \circ Q_l) \Lambda (Q_r \circ Q_r)^\top$. Cost:
     /// `2 rows cols (rows + cols)` flops.
     ///
@@ -310,8 +319,8 @@ impl<T: Real> EigenBlock<T> {
         Ok(())
     }
 
-    pub(super) fn spectrum(&self) -> Spectrum<'_> {
-        Spectrum { values: &self.values, factors: self.factors() }
+    pub(super) fn eigenvalues(&self) -> Eigenvalues<'_> {
+        Eigenvalues { values: &self.values, factors: self.factors() }
     }
 
     /// What `filter` makes of the curvature, as an operator on flat gradients. The block itself is not changed.
@@ -322,7 +331,7 @@ impl<T: Real> EigenBlock<T> {
     /// that is no Kronecker product.
     pub fn filtered(&self, filter: &Filter, par: Parallelism) -> Result<EigenFunction<'_, T>, Error> {
         let named = |error: Error| error.in_block(&self.name);
-        let multipliers = filter.apply(self.spectrum()).map_err(named)?;
+        let multipliers = filter.apply(self.eigenvalues()).map_err(named)?;
         EigenFunction::new(self, &multipliers, par).map_err(named)
     }
 
@@ -350,7 +359,7 @@ impl Filter {
     /// # Errors
     /// As [`EigenBlock::filtered`].
     pub fn multipliers<T: Real>(&self, block: &EigenBlock<T>) -> Result<Vec<f64>, Error> {
-        self.apply(block.spectrum()).map_err(|error| error.in_block(block.name()))
+        self.apply(block.eigenvalues()).map_err(|error| error.in_block(block.name()))
     }
 }
 
