@@ -1,9 +1,11 @@
 //! Curvature from records.
 
 mod blocks;
+mod conv2d;
 mod correction;
 mod covariance;
 mod damping;
+mod diffusion;
 mod eigen_block;
 mod embedding;
 mod norm;
@@ -13,9 +15,11 @@ mod fisher;
 mod kfac;
 
 pub use blocks::{BlockFunction, Blocks};
+pub use conv2d::{Conv2d, ConvLayer};
 pub use covariance::{Count, Covariances, LayerCovariance, LayerShape, Sharing};
 pub use correction::{EigenvalueCorrection, Route};
 pub use damping::{Damping, Filter, Inversion};
+pub use diffusion::{DenoiserJacobian, denoising_cotangents};
 pub use eigen_block::{Basis, Clamped, EigenBlock};
 pub use eigen_function::EigenFunction;
 pub use embedding::{EmbeddingCorrection, EmbeddingCovariance, EmbeddingRecord};

@@ -7,6 +7,7 @@ pub mod case;
 mod compare;
 pub mod influence;
 pub mod kfac;
+pub mod layers;
 pub mod metric;
 pub mod mlp;
 pub mod random;
@@ -41,7 +42,8 @@ impl Op {
 }
 
 /// Every operation that can be computed, a slice a folder.
-pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, kfac::OPS, influence::OPS];
+pub const OPS: &[&[Op]] =
+    &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, kfac::OPS, layers::OPS, influence::OPS];
 
 /// The operation of that name.
 pub fn find(name: &str) -> Option<&'static Op> {
