@@ -17,7 +17,7 @@ use ascribe_tests::tolerance;
 use proptest::prelude::*;
 
 /// A layer's inputs `[m, s, d_in]` and the Jacobian `[m, p, s, d_out]`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Problem {
     m: usize,
     p: usize,
