@@ -15,6 +15,8 @@
 //! |---|---|---|
 //! | linear, attention projections | [`LayerRecord`](ascribe_core::record::LayerRecord) | [`LayerCovariance`], [`EigenvalueCorrection`] |
 //! | the same weight used several times | [`TiedRecord`] | the same |
+//! | convolution | [`Conv2d`] unfolds it, one record for each group of channels | the same |
+//! | denoiser of a diffusion model | [`denoising_cotangents`] | the same |
 //! | embedding | [`EmbeddingRecord`] | [`EmbeddingCovariance`], [`EmbeddingCorrection`] |
 //! | normalisation | [`norm_gradients`] | [`EigenBlock::dense`] or [`EigenBlock::diagonal`] |
 //!
@@ -26,10 +28,12 @@
 #[cfg(feature = "safetensors")]
 mod archive;
 mod blocks;
+mod conv2d;
 mod correction;
 mod covariance;
 mod damping;
 mod diagonal;
+mod diffusion;
 mod eigen_block;
 mod eigen_function;
 mod embedding;
@@ -41,10 +45,12 @@ mod spectrum;
 mod tied;
 
 pub use blocks::{BlockFunction, Blocks};
+pub use conv2d::{Conv2d, ConvLayer};
 pub use correction::{EigenvalueCorrection, Route};
 pub use covariance::{Count, Covariances, LayerCovariance, LayerShape, Sharing};
 pub use damping::{Damping, Filter, Inversion};
 pub use diagonal::DiagonalFisher;
+pub use diffusion::{DenoiserJacobian, denoising_cotangents};
 pub use eigen_block::{Basis, Clamped, EigenBlock};
 pub use eigen_function::EigenFunction;
 pub use embedding::{EmbeddingCorrection, EmbeddingCovariance, EmbeddingRecord};

@@ -58,6 +58,13 @@ pub enum Error {
         /// What differs.
         what: &'static str,
     },
+    /// A kernel that is larger than the padded image.
+    Kernel {
+        /// The pixels that the dilated kernel extends over.
+        extent: usize,
+        /// The pixels of the padded image in the same direction.
+        padded: usize,
+    },
     /// A name that is not one of those known.
     Name {
         /// What is named, with the names there are.
@@ -94,6 +101,10 @@ impl fmt::Display for Error {
             }
             Self::Archive { why } => write!(f, "the file is of no use: {why}"),
             Self::Mismatch { what } => write!(f, "the {what} differ; put together what belongs together"),
+            Self::Kernel { extent, padded } => write!(
+                f,
+                "the dilated kernel extends over {extent} pixels, the padded image has {padded}; pad more or take a smaller kernel"
+            ),
             Self::Name { expected } => write!(f, "unknown name, expected {expected}"),
         }
     }

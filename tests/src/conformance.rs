@@ -9,6 +9,7 @@ pub mod damping;
 pub mod ghost;
 pub mod influence;
 pub mod kfac;
+pub mod layers;
 pub mod metric;
 pub mod mlp;
 pub mod random;
@@ -50,6 +51,7 @@ pub const OPS: &[&[Op]] = &[
     mlp::OPS,
     solve::OPS,
     kfac::OPS,
+    layers::OPS,
     damping::OPS,
     ghost::OPS,
     influence::OPS,

@@ -354,3 +354,14 @@ pub fn slope(slope: f64, h: f64, values: f64) -> f64 {
 pub fn diagonal_fisher(examples: usize, positions: usize, absolute: f64) -> f64 {
     2.0 * roundings(examples + 2 * (positions + 3) + 4, f64::EPSILON) * absolute
 }
+
+// ---- curvature: convolutions and denoising ----
+
+/// Error of a second moment over `m` samples, `p` outputs and `s` positions of numbers of absolute value at most 1, in
+/// Frobenius' norm, when the moment of their absolute values is at most `size` in the mean of the samples and outputs.
+/// A term is the product of two gradients, each scaled (the root, the quotient in it and the product: 3 roundings), and
+/// two inputs summed over positions; it is added over outputs, samples and positions and divided once. The oracle makes
+/// as many roundings. The factor 2 of the loss is in the sum.
+pub fn denoising_moments(m: usize, p: usize, s: usize, size: f64) -> f64 {
+    2.0 * gamma::<f64>(m * p * s + 2 * s + 12) * 2.0 * size
+}
