@@ -6,6 +6,7 @@
 pub mod case;
 mod compare;
 pub mod influence;
+pub mod inverse;
 pub mod metric;
 pub mod mlp;
 pub mod random;
@@ -40,7 +41,7 @@ impl Op {
 }
 
 /// Every operation that can be computed, a slice a folder.
-pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, influence::OPS];
+pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, inverse::OPS, influence::OPS];
 
 /// The operation of that name.
 pub fn find(name: &str) -> Option<&'static Op> {
