@@ -231,6 +231,6 @@ impl<T: Real> LanczosBasis<T> {
         let mut vectors = zeros("Ritz vectors", rank.checked_mul(dim))?;
         let (rotation, basis) = (MatRef::new(&rotation, rank, steps)?, MatRef::new(&self.vectors, steps, dim)?);
         matmul(MatMut::new(&mut vectors, rank, dim)?, T::ZERO, T::ONE, rotation, basis, par)?;
-        Ok(LowRankSpectrum { vectors, eigenvalues, dim, parallelism: par })
+        LowRankSpectrum::new(vectors, eigenvalues, dim, par)
     }
 }

@@ -17,13 +17,24 @@ use crate::parallel::Parallelism;
 /// Cost: `4 k r n` flops for `k` rows. Scratch: `k r` elements.
 #[derive(Debug, Clone)]
 pub struct LowRankSpectrum<T> {
-    pub(super) vectors: Vec<T>,
-    pub(super) eigenvalues: Vec<f64>,
-    pub(super) dim: usize,
-    pub(super) parallelism: Parallelism,
+    vectors: Vec<T>,
+    eigenvalues: Vec<f64>,
+    dim: usize,
+    parallelism: Parallelism,
 }
 
 impl<T: Real> LowRankSpectrum<T> {
+    /// From orthonormal rows `vectors`, row-major `[r, dim]`, and an eigenvalue for each. That the rows are orthonormal
+    /// is not tested.
+    ///
+    /// # Errors
+    /// A shape error; [`CoreError::NonFinite`] in the eigenvalues.
+    pub fn new(vectors: Vec<T>, eigenvalues: Vec<f64>, dim: usize, parallelism: Parallelism) -> Result<Self, Error> {
+        MatRef::new(&vectors, eigenvalues.len(), dim)?;
+        check_finite("eigenvalues", &eigenvalues)?;
+        Ok(Self { vectors, eigenvalues, dim, parallelism })
+    }
+
     /// The eigenvalues, in the order of the vectors.
     pub fn eigenvalues(&self) -> &[f64] {
         &self.eigenvalues

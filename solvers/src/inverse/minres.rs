@@ -20,7 +20,8 @@ use crate::parallel::{Parallelism, for_each};
 ///
 /// The residual that the recursion carries along drifts from the true one, so that is computed when the method thinks
 /// that it is done; if it is still above the tolerance, the method starts afresh from where it is. A system without
-/// solution ends with the residual of a least-squares solution and [`Stop::Stagnated`].
+/// solution ends with the residual of a least-squares solution and [`Stop::Stagnated`]; what `x` then has along
+/// directions that the matrix takes to 0 means nothing. A condition number above `1 / (100 eps)` counts as singular.
 ///
 /// Cost per step and right-hand side: one product, one with the preconditioner, `16 n` flops. Memory: five vectors,
 /// six with a preconditioner.
@@ -138,6 +139,8 @@ struct Column<T> {
     diagonal: Vec<f64>,
     off_diagonal: Vec<f64>,
     smallest_ritz: f64,
+    /// The first product since the last start.
+    scale: f64,
     /// The largest norm of a product so far: at most that of the matrix.
     largest: f64,
     /// The residual at the last start, and the one at which it is done; in the norm of `M^-1`.
@@ -145,6 +148,8 @@ struct Column<T> {
     goal: f64,
     /// Whether the true residual is wanted before the next step.
     due: bool,
+    /// Whether the matrix turned out to be singular where the residual is: there is no more to gain.
+    singular: bool,
     /// Whether steps were made since the residual was computed.
     moved: bool,
     /// Bounds the elements of `x`.
@@ -156,6 +161,9 @@ struct Column<T> {
     stop: Option<Stop>,
 }
 
+/// A direction of `x` that is longer than `1 / (SINGULAR eps |A|)` is the rounding of a singular matrix.
+const SINGULAR: f64 = 100.0;
+
 /// Where the QR factorisation of the tridiagonal matrix stands.
 #[derive(Clone, Copy)]
 struct Rotation {
@@ -166,6 +174,16 @@ struct Rotation {
     epsilon: f64,
     /// The norm of the residual.
     phi: f64,
+    /// Lengths of the last two columns of `R^-1`, which are those of the directions of `x`, and their inner product.
+    /// In units of the first product, so that the squares stay finite.
+    columns: [f64; 2],
+    inner: f64,
+}
+
+impl Rotation {
+    fn start(phi: f64) -> Self {
+        Self { cos: -1.0, sin: 0.0, bar: 0.0, epsilon: 0.0, phi, columns: [0.0; 2], inner: 0.0 }
+    }
 }
 
 impl<T: Real> Column<T> {
@@ -184,14 +202,16 @@ impl<T: Real> Column<T> {
             primal: if preconditioned { zero.clone() } else { Vec::new() },
             w: zero.clone(),
             w_old: zero,
-            rotation: Rotation { cos: -1.0, sin: 0.0, bar: 0.0, epsilon: 0.0, phi: 0.0 },
+            rotation: Rotation::start(0.0),
             diagonal: Vec::new(),
             off_diagonal: Vec::new(),
             smallest_ritz: f64::INFINITY,
+            scale: 0.0,
             largest: 0.0,
             start: f64::INFINITY,
             goal: f64::NAN,
             due: true,
+            singular: false,
             moved: false,
             reach: 0.0,
             norm,
@@ -267,19 +287,33 @@ impl<T: Real> Column<T> {
             return Ok(());
         }
         self.off_diagonal.push(beta);
+        if self.diagonal.len() == 1 {
+            self.scale = product;
+        }
         self.largest = self.largest.max(product);
         let noise = T::EPSILON.to_f64() * self.largest;
-        let Rotation { cos, sin, bar, phi, .. } = self.rotation;
-        let (rest, bar) = (sin * bar - cos * alpha, -cos * beta);
-        // |A r| / |r|: a residual that the matrix takes to 0 is that of a least-squares solution.
-        if rest.hypot(bar) <= 10.0 * noise {
+        let Rotation { cos, sin, bar, epsilon, phi, columns: [last, older], inner } = self.rotation;
+        let (rest, delta) = (sin * bar - cos * alpha, cos * bar + sin * alpha);
+        let gamma = rest.hypot(beta);
+        // The new column of R^-1: e_k less the last two, over gamma. Its own place is empty in those.
+        let [e, d, g] = [epsilon, delta, gamma].map(|x| x / self.scale);
+        let column = (1.0 + (e * older).powi(2) + (d * last).powi(2) + 2.0 * e * d * inner).sqrt() / g;
+        // Not `>=`, because 0 / 0 is no direction either.
+        if !(SINGULAR * noise * column < self.scale) {
             self.due = true;
+            self.singular = true;
             return Ok(());
         }
-        let gamma = rest.hypot(beta);
         let length = rest / gamma * phi;
-        self.rotation =
-            Rotation { cos: rest / gamma, sin: beta / gamma, bar, epsilon: sin * beta, phi: beta / gamma * phi };
+        self.rotation = Rotation {
+            cos: rest / gamma,
+            sin: beta / gamma,
+            bar: -cos * beta,
+            epsilon: sin * beta,
+            phi: beta / gamma * phi,
+            columns: [column, last],
+            inner: -(e * inner + d * last * last) / g,
+        };
         self.w.iter_mut().for_each(|w| *w /= T::from_f64(gamma));
         if self.overflows(length) {
             self.stop = Some(Stop::Diverged { step });
@@ -326,14 +360,14 @@ impl<T: Real> Column<T> {
             Some(Stop::Converged)
         } else if !beta.is_finite() {
             Some(Stop::Diverged { step: self.iterations })
-        } else if beta > 0.5 * self.start {
+        } else if self.singular || beta > 0.5 * self.start {
             Some(Stop::Stagnated)
         } else {
             None
         };
         self.start = beta;
         self.due = false;
-        self.rotation = Rotation { cos: -1.0, sin: 0.0, bar: 0.0, epsilon: 0.0, phi: beta };
+        self.rotation = Rotation::start(beta);
         self.w.fill(T::ZERO);
         self.w_old.fill(T::ZERO);
     }

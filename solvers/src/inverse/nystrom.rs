@@ -143,7 +143,7 @@ impl Nystrom {
         let (rotation, columns) = (MatRef::new(&rotation, rank, rank)?, MatRef::new(&columns, dim, rank)?);
         matmul(MatMut::new(&mut vectors, rank, dim)?, T::ZERO, T::ONE, rotation.t(), columns.t(), par)?;
         let eigenvalues = small.s.iter().map(|s| (s * s - shift).max(0.0)).collect();
-        Ok(LowRankSpectrum { vectors, eigenvalues, dim, parallelism: par })
+        LowRankSpectrum::new(vectors, eigenvalues, dim, par)
     }
 }
 
