@@ -5,7 +5,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, check_system};
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::check_shape;
 use crate::linalg::matmul;
 use crate::parallel::Parallelism;
 
@@ -107,7 +107,8 @@ impl DataInf {
     /// # Errors
     /// [`CoreError::Damping`] unless the damping is positive and finite; a shape error when the sizes do not add up
     /// to `D` or a block has another width; [`CoreError::Empty`] without examples; [`CoreError::NonFinite`] in a
-    /// gradient, with its position in its block; [`CoreError::Singular`] with the index of a layer whose damping is 0
+    /// gradient, with its position in its block; [`CoreError::Overflow`] when a gradient's square does;
+    /// [`CoreError::Singular`] with the index of a layer whose damping is 0
     /// or not finite in the precision of `T`: with a relative damping, one whose gradients are all 0.
     pub fn prepare<T: Real, S: GradientSource<T>>(
         &self,
@@ -134,7 +135,7 @@ impl DataInf {
             check_shape("gradient block columns", dim, block.cols())?;
             examples += block.rows();
             for (i, row) in block.row_iter().enumerate() {
-                check_finite("gradients", row).map_err(|_| not_finite(i, row))?;
+                check_gradient(i, row)?;
                 for layer in &mut layers {
                     layer.squares.push(norm2(&row[layer.start..layer.start + layer.len]).to_f64().powi(2));
                 }
@@ -158,9 +159,14 @@ impl DataInf {
     }
 }
 
-fn not_finite<T: Real>(row: usize, x: &[T]) -> CoreError {
-    let column = x.iter().position(|x| !x.is_finite()).unwrap_or(0);
-    CoreError::NonFinite { what: "gradients", index: row.saturating_mul(x.len()).saturating_add(column) }
+/// Refuses row `i` of a block when it is not finite, or its square is not: it would count for nothing.
+fn check_gradient<T: Real>(i: usize, row: &[T]) -> Result<(), CoreError> {
+    if let Some(column) = row.iter().position(|x| !x.is_finite()) {
+        let index = i.saturating_mul(row.len()).saturating_add(column);
+        return Err(CoreError::NonFinite { what: "gradients", index });
+    }
+    let overflow = CoreError::Overflow { what: "squared norm of a gradient" };
+    if norm2(row).to_f64().powi(2).is_finite() { Ok(()) } else { Err(overflow) }
 }
 
 impl<S> DataInfInverse<S> {

@@ -1,7 +1,7 @@
 //! The Nystrom approximation of a positive semidefinite operator.
 
 use ascribe_core::random::Stream;
-use ascribe_core::reduce::norm2;
+use ascribe_core::reduce::{axpy, dot, norm2, norm2_squared};
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::low_rank::LowRankSpectrum;
@@ -19,8 +19,8 @@ use crate::parallel::Parallelism;
 /// the spectral norm is at most `3 e_p + 2 e^2 / p * sum_{j >= p} e_j` for `r = 2p - 1`, the eigenvalues descending.
 ///
 /// The result has exactly `min(r, n)` eigenvalues, descending, 0 where the rank of `A` is smaller. Its inverse and its
-/// preconditioner are those of [`LowRankSpectrum`]. The core `W Y^T` is decomposed in f64 with a shift of
-/// `2 sqrt(n) eps |Y|` that is taken off the eigenvalues again, so a singular one, or `A = 0`, is no special case;
+/// preconditioner are those of [`LowRankSpectrum`]. The core `W Y^T` is factorised in f64 with a shift of
+/// `2 sqrt(n) eps |Y|` that is taken off the eigenvalues again, so a singular one is no special case;
 /// eigenvalues below about `sqrt(n) eps |A|` are noise.
 ///
 /// Cost: one product with a block of `r` vectors, about `10 r^2 n` flops. Memory: `5 r n` numbers.
@@ -40,8 +40,8 @@ use crate::parallel::Parallelism;
 /// ```
 ///
 /// # References
-/// Frangella, Tropp and Udell, arXiv:2110.02820, algorithm 2.1 and proposition 2.2; an eigendecomposition takes the
-/// place of the Cholesky factorisation because it tells noise from negative curvature.
+/// Frangella, Tropp and Udell, arXiv:2110.02820, algorithm 2.1 and proposition 2.2. An orthonormal basis of the products
+/// takes the place of their singular value decomposition: what is decomposed is then `r x r`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Nystrom {
     /// Rows of the random matrix of [`Nystrom::prepare`]; at most the dimension are used; default 50.
@@ -103,7 +103,7 @@ impl Nystrom {
     /// # Errors
     /// A shape error when `op` is not square or `omega` does not fit it, or has more rows than columns;
     /// [`CoreError::NonFinite`] in `omega` or the products; [`Error::Indefinite`] when the operator has negative
-    /// curvature on the rows, beyond `sqrt(n) eps |Y|`; [`CoreError::Overflow`]; the operator's own errors.
+    /// curvature on the rows, beyond `2 sqrt(n) eps |Y|`; [`CoreError::Overflow`]; the operator's own errors.
     pub fn prepare_with<T: Real>(&self, op: &dyn LinOp<T>, omega: MatRef<'_, T>) -> Result<LowRankSpectrum<T>, Error> {
         let (dim, rank, par) = (check_operator(op, 0.0)?, omega.rows(), self.parallelism);
         check_shape("Nystrom row length", dim, omega.cols())?;
@@ -120,31 +120,57 @@ impl Nystrom {
         let mut core = vec![T::ZERO; rank * rank];
         let y = MatRef::new(&products, rank, dim)?;
         matmul(MatMut::new(&mut core, rank, rank)?, T::ZERO, T::ONE, omega, y.t(), par)?;
-        let core = symmetric_eigen(MatRef::new(&core, rank, rank)?)?;
-        if let Some(&smallest) = core.values.first().filter(|smallest| **smallest < -noise) {
-            return Err(Error::Indefinite { what: "the operator of a Nystrom approximation", curvature: smallest });
+        if noise == 0.0 {
+            let rows: Vec<T> = omega.row_iter().flatten().copied().collect();
+            return LowRankSpectrum::new(rows, vec![0.0; rank], dim, par);
         }
-        // Any shift does for A = 0.
-        let shift = if noise > 0.0 { 2.0 * noise } else { 1.0 };
+        let shift = 2.0 * noise;
+        let Some(root) = inverse_root(&core, rank, shift) else {
+            let curvature = symmetric_eigen(MatRef::new(&core, rank, rank)?)?.values[0];
+            return Err(Error::Indefinite { what: "the operator of a Nystrom approximation", curvature });
+        };
         for (products, omega) in products.chunks_exact_mut(dim.max(1)).zip(omega.row_iter()) {
-            ascribe_core::reduce::axpy(products, T::from_f64(shift), omega)?;
+            axpy(products, T::from_f64(shift), omega)?;
         }
-        // B = (core + shift)^-1/2 Y = S R^T Q^T, of which only the r x r part S R^T needs f64 and a decomposition.
-        let (columns, r) = factor(MatRef::new(&products, rank, dim)?)?;
-        let root: Vec<f64> = (0..rank * rank)
-            .map(|at| core.vectors[at % rank * rank + at / rank] / (core.values[at / rank] + shift).sqrt())
-            .collect();
-        let mut small = vec![0.0; rank * rank];
-        let (root, r) = (MatRef::new(&root, rank, rank)?, MatRef::new(&r, rank, rank)?);
-        matmul(MatMut::new(&mut small, rank, rank)?, 0.0, 1.0, root, r.t(), par)?;
-        let small = svd(MatRef::new(&small, rank, rank)?)?;
-        let rotation: Vec<T> = small.v.iter().map(|&v| T::from_f64(v)).collect();
-        let mut vectors = vec![T::ZERO; rank * dim];
+        // The root is taken off before anything else is rounded: in directions where the core is all shift, an error
+        // of size d in Y becomes one of d^2 / shift.
+        let root: Vec<T> = root.iter().map(|&x| T::from_f64(x)).collect();
+        let mut half = vec![T::ZERO; rank * dim];
+        let (root, y) = (MatRef::new(&root, rank, rank)?, MatRef::new(&products, rank, dim)?);
+        matmul(MatMut::new(&mut half, rank, dim)?, T::ZERO, T::ONE, root, y, par)?;
+        let (columns, r) = factor(MatRef::new(&half, rank, dim)?)?;
+        let small = svd(MatRef::new(&r, rank, rank)?)?;
+        let rotation: Vec<T> = small.u.iter().map(|&u| T::from_f64(u)).collect();
         let (rotation, columns) = (MatRef::new(&rotation, rank, rank)?, MatRef::new(&columns, dim, rank)?);
+        let mut vectors = half;
         matmul(MatMut::new(&mut vectors, rank, dim)?, T::ZERO, T::ONE, rotation.t(), columns.t(), par)?;
         let eigenvalues = small.s.iter().map(|s| (s * s - shift).max(0.0)).collect();
         LowRankSpectrum::new(vectors, eigenvalues, dim, par)
     }
+}
+
+/// The lower triangular `X` with `X (C + shift) X^T = I`, by Cholesky's factorisation; `None` when there is none.
+/// Cost: `2 r^3 / 3` flops.
+fn inverse_root<T: Real>(core: &[T], rank: usize, shift: f64) -> Option<Vec<f64>> {
+    let mut l: Vec<f64> = core.iter().map(|x| x.to_f64()).collect();
+    let mut x = vec![0.0; rank * rank];
+    for i in 0..rank {
+        l[i * rank + i] += shift;
+        let (above, row) = l.split_at_mut(i * rank);
+        let (x_above, x_row) = x.split_at_mut(i * rank);
+        for (j, other) in above.chunks_exact(rank).enumerate() {
+            row[j] = (row[j] - dot(&row[..j], &other[..j]).ok()?) / other[j];
+            axpy(x_row.get_mut(..rank)?, -row[j], &x_above[j * rank..(j + 1) * rank]).ok()?;
+        }
+        let pivot = row[i] - norm2_squared(&row[..i]);
+        if !(pivot > 0.0 && pivot.is_finite()) {
+            return None;
+        }
+        row[i] = pivot.sqrt();
+        x_row[i] = 1.0;
+        x_row[..rank].iter_mut().for_each(|x| *x /= row[i]);
+    }
+    Some(x)
 }
 
 /// The QR factorisation of the transpose of `rows [r, n]`: `Q [n, r]`, and `R [r, r]` in f64.
