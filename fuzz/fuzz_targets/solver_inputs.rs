@@ -4,7 +4,10 @@
 use arbitrary::Arbitrary;
 use ascribe_core::linop::Dense;
 use ascribe_core::{MatMut, MatRef};
-use ascribe_solvers::inverse::{Cg, Explicit, ExplicitSpectrum, Neumann, Solve, Stop, Woodbury};
+use ascribe_solvers::inverse::{
+    Cg, DataInf, DataInfDamping, Explicit, ExplicitSpectrum, Lanczos, Minres, NegativeRitz, Neumann, Nystrom, Solve, Stop,
+    Woodbury,
+};
 use ascribe_solvers::parallel::Parallelism::Serial;
 use libfuzzer_sys::fuzz_target;
 
@@ -38,7 +41,7 @@ fn check(solver: &dyn Solve<f64>, rhs: MatRef<'_, f64>) {
 
 fuzz_target!(|input: Input| {
     let Input { dim, rows, symmetric, damping, alpha, rtol, numbers } = input;
-    let (dim, rows) = (usize::from(dim % 7), usize::from(rows % 4));
+    let (dim, rows, steps) = (usize::from(dim % 7), usize::from(rows % 4), usize::from(rows / 4));
     let number = |i: usize| numbers.get(i).copied().unwrap_or(0.0);
     let mut matrix: Vec<f64> = (0..dim * dim).map(number).collect();
     if symmetric {
@@ -59,6 +62,27 @@ fuzz_target!(|input: Input| {
     }
     if let Ok(solver) = (Cg { damping, rtol, max_iterations: 20, ..Cg::default() }).prepare(&op) {
         check(&solver, rhs);
+    }
+    if let Ok(solver) = (Minres { damping, rtol, max_iterations: 20, ..Minres::default() }).prepare(&op) {
+        check(&solver, rhs);
+    }
+    if let Ok(solver) = (Minres { rtol, max_iterations: 20, ..Minres::default() }).prepare_with(&op, &op) {
+        check(&solver, rhs);
+    }
+    let basis = Lanczos { steps: steps, ..Lanczos::default() }.decompose(&op);
+    for spectrum in [
+        basis.and_then(|basis| basis.spectrum(NegativeRitz::Keep, None)),
+        Nystrom { rank: steps, ..Nystrom::default() }.prepare(&op),
+    ] {
+        let Ok(spectrum) = spectrum else { continue };
+        let inverses = [spectrum.inverse(damping), spectrum.projected_inverse(damping), spectrum.preconditioner(damping)];
+        inverses.iter().flatten().for_each(|inverse| check(inverse, rhs));
+    }
+    for damping in [DataInfDamping::Absolute(damping), DataInfDamping::Relative(damping)] {
+        let first = dim / 2;
+        if let Ok(inverse) = (DataInf { damping, ..DataInf::default() }).prepare(matrix, &[first, dim - first]) {
+            check(&inverse, rhs);
+        }
     }
     if let Ok(solver) = (Neumann { alpha, damping, rtol, steps: 20, ..Neumann::default() }).prepare(&op) {
         check(&solver, rhs);

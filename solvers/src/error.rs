@@ -15,6 +15,13 @@ pub enum Error {
         /// The row of the pivot.
         pivot: usize,
     },
+    /// An operator that has to be positive semidefinite has negative curvature.
+    Indefinite {
+        /// The operator.
+        what: &'static str,
+        /// The negative eigenvalue, or the curvature `v^T A v / v^T v` of the direction that showed it.
+        curvature: f64,
+    },
     /// A decomposition that iterates did not converge.
     NoConvergence {
         /// The decomposition.
@@ -86,6 +93,9 @@ impl fmt::Display for Error {
             Self::Core(error) => error.fmt(f),
             Self::NotPositiveDefinite { pivot } => {
                 write!(f, "the matrix is not positive definite (pivot {pivot}); use a larger damping")
+            }
+            Self::Indefinite { what, curvature } => {
+                write!(f, "{what} has curvature {curvature:.3e}, but must be positive semidefinite")
             }
             Self::NoConvergence { what } => write!(f, "{what} did not converge; check the input for extreme values"),
             Self::Label { example, label, classes } => {

@@ -8,6 +8,7 @@ mod compare;
 pub mod damping;
 pub mod ghost;
 pub mod influence;
+pub mod inverse;
 pub mod kfac;
 pub mod layers;
 pub mod metric;
@@ -50,6 +51,7 @@ pub const OPS: &[&[Op]] = &[
     metric::OPS,
     mlp::OPS,
     solve::OPS,
+    inverse::OPS,
     kfac::OPS,
     layers::OPS,
     damping::OPS,

@@ -5,6 +5,7 @@ pub mod exact;
 pub mod failure;
 pub mod measure;
 pub mod oracle;
+pub mod solving;
 pub mod tolerance;
 
 pub use failure::Failure;

@@ -7,6 +7,7 @@ mod copy;
 mod ekfac;
 mod gemm;
 mod inverse;
+mod krylov;
 mod mlp;
 mod topk;
 
@@ -75,6 +76,8 @@ pub const KERNELS: &[Kernel] = &[
     inverse::LISSA,
     ekfac::EIGENVALUES,
     ekfac::APPLY,
+    krylov::MINRES,
+    krylov::LANCZOS,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

@@ -297,6 +297,8 @@ pub fn second_moments<T: Real>(rows: usize, cols: usize, terms: usize) -> f64 {
     let dim = rows * cols;
     let basis = |n: usize| gamma::<T>(n) * (n as f64).sqrt();
     4.0 * (basis(rows) + basis(cols)) + 2.0 * gamma::<T>(2 * terms + 4) + gamma::<f64>(2 * dim + terms) * dim as f64
+}
+
 // ---- extras: ghost, low_rank_query, damping_selection, diagonal ----
 
 /// What a ghost product has to know of its two examples.
@@ -364,4 +366,46 @@ pub fn diagonal_fisher(examples: usize, positions: usize, absolute: f64) -> f64 
 /// as many roundings. The factor 2 of the loss is in the sum.
 pub fn denoising_moments(m: usize, p: usize, s: usize, size: f64) -> f64 {
     2.0 * gamma::<f64>(m * p * s + 2 * s + 12) * 2.0 * size
+}
+
+// ---- inverses: MINRES, Lanczos, Nystrom, DataInf ----
+
+/// How far `Q Q^T` of `s` vectors is from the identity, in the maximum. A pass of orthogonalisation rounds sums of `n`
+/// and of `s` terms: it leaves at most `e = gamma_{n+s+8} sqrt(s)` of what it was given. The first is given the product
+/// and leaves its rounding; the second is given the rest, at least `tolerance` of the product, and that rounding.
+pub fn orthonormal<T: Real>(n: usize, s: usize, tolerance: f64) -> f64 {
+    let pass = gamma::<T>(n + s + 8) * (s as f64).sqrt();
+    pass * (1.0 + pass / tolerance.max(lanczos_floor::<T>(n)))
+}
+
+/// The rounding of a product, below which `Lanczos` takes the rest for nothing: by its documentation.
+pub fn lanczos_floor<T: Real>(n: usize) -> f64 {
+    4.0 * (n as f64).sqrt() * T::EPSILON.to_f64()
+}
+
+/// A row of `A Q^T - Q^T T - beta q e^T`: the rounding of the product, of the two passes that split it, and the entries
+/// of `Q A Q^T` off the three diagonals, which are as large as the loss of orthogonality times `norm = |A|`.
+pub fn krylov_relation<T: Real>(n: usize, s: usize, tolerance: f64, norm: f64) -> f64 {
+    let split = 3.0 * gamma::<T>(n + s + 8) * (1.0 + (s as f64).sqrt());
+    (split + 2.0 * s as f64 * orthonormal::<T>(n, s, tolerance)) * norm
+}
+
+/// What `Nystrom` may be off by as a matrix: the shift `2 sqrt(n) eps |Y|`, the rounding of the core and of the
+/// factors, `16 (n + r)` roundings of `|Y|`, times `1 + tan^2` of the angle that the test matrix makes with the range.
+/// `sketch` is the smallest eigenvalue of `U W^T W U^T`, the squared cosine.
+pub fn nystrom<T: Real>(n: usize, r: usize, norm: f64, sketch: f64) -> f64 {
+    let shift = 2.0 * (n as f64).sqrt() * T::EPSILON.to_f64();
+    (shift + orthogonal_factor(n, r, T::EPSILON.to_f64())) * norm * (1.0 + 1.0 / sketch)
+}
+
+/// Relative error of DataInf: sums of `d` and `n` products and a difference, which cancels by at most `condition`,
+/// one plus the largest squared gradient over the damping.
+pub fn datainf<T: Real>(n: usize, d: usize, condition: f64) -> f64 {
+    gamma::<T>(n + 2 * d + 10) * condition
+}
+
+/// Relative error of `V (v)` and back through `r` orthonormal vectors that are off by `orthonormal`, over the damping:
+/// what the difference `v - U^T U v` leaves is divided by it, `condition` being `1 + max e / damping`.
+pub fn low_rank<T: Real>(n: usize, r: usize, orthonormal: f64, condition: f64) -> f64 {
+    (gamma::<T>(n + r + 8) * (1.0 + (r as f64).sqrt()) + r as f64 * orthonormal) * condition
 }

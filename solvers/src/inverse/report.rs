@@ -24,6 +24,9 @@ pub enum Stop {
         /// `p^T A p / p^T p`.
         curvature: f64,
     },
+    /// The residual does not fall any more and is above the tolerance: it is that of a least-squares solution, because
+    /// the right-hand side leaves the operator's range, or the tolerance is below the rounding of a product.
+    Stagnated,
     /// The iterates grew without bound or left the finite numbers. The solution is the best one before that.
     Diverged {
         /// The step at which it was noticed.
@@ -39,6 +42,9 @@ impl fmt::Display for Stop {
             Self::IterationLimit => f.write_str("made the steps asked for; allow more if the residual is too large"),
             Self::NegativeCurvature { curvature } => {
                 write!(f, "met curvature {curvature:.3e}: use a damping above {:.3e}, or MINRES", -curvature)
+            }
+            Self::Stagnated => {
+                f.write_str("the residual does not fall any more; a damping makes a singular system solvable")
             }
             Self::Diverged { step } => {
                 write!(f, "diverged at step {step}: use a smaller step size or a larger damping")

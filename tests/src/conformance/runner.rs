@@ -235,6 +235,7 @@ mod tests {
     use safetensors::tensor::{TensorView, serialize};
 
     use super::*;
+    use crate::conformance::case::Outputs;
 
     /// A case with `in.x`, the expected outputs given, and the parameter `scale`.
     fn case(op: &str, expected: &[(&str, [f64; 2])]) -> Vec<u8> {

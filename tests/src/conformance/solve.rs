@@ -20,7 +20,7 @@ pub const OPS: &[Op] = &[
 ];
 
 /// Solves for every row of `v`.
-fn solve<T: Real>(solver: &dyn Solve<T>, v: &Tensor<T>) -> Result<Vec<T>, Failure> {
+pub(super) fn solve<T: Real>(solver: &dyn Solve<T>, v: &Tensor<T>) -> Result<Vec<T>, Failure> {
     let v = v.matrix()?;
     let mut out = vec![T::ZERO; v.rows() * v.cols()];
     solver.solve(MatMut::new(&mut out, v.rows(), v.cols())?, v)?;
@@ -28,7 +28,7 @@ fn solve<T: Real>(solver: &dyn Solve<T>, v: &Tensor<T>) -> Result<Vec<T>, Failur
 }
 
 /// The condition number of `a + lambda I`: what the solution magnifies rounding by.
-fn condition<T: Real>(a: &Tensor<T>, lambda: f64) -> Result<f64, Failure> {
+pub(super) fn condition<T: Real>(a: &Tensor<T>, lambda: f64) -> Result<f64, Failure> {
     let spectrum = ExplicitSpectrum::new(&Dense::new(a.matrix()?), Serial)?;
     let sizes = spectrum.eigenvalues().iter().map(|value| (value + lambda).abs());
     let (low, high) = sizes.fold((f64::INFINITY, 0.0_f64), |(low, high), x| (low.min(x), high.max(x)));

@@ -51,7 +51,7 @@ fn lissa<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Fail
 }
 
 /// Times `solver`; `visits` is the number of examples that its products pass over in all.
-fn solve<T: Real>(
+pub(super) fn solve<T: Real>(
     settings: &Settings,
     [examples, inputs, classes, queries]: [usize; 4],
     visits: usize,
