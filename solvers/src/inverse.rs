@@ -8,22 +8,33 @@
 //! | [`Cg`] | products with a fixed positive definite `A` | the deterministic standard |
 //! | [`Neumann`] | products, a step size below `2 / largest eigenvalue` | fixed cost, truncation as damping |
 //! | [`Lissa`] | products on batches of examples | more data than a product may touch |
+//! | [`Astra`] | the same, and an approximate inverse such as EKFAC's | the most accurate on batches |
 //!
 //! A solver is a plain struct of options; `prepare` binds it to an operator and gives a [`Solve`], which takes
 //! blocks of right-hand sides, each with its own stop and its own [`SolveReport`]. Not converging is a report, a
 //! wrong input is an error. [`AsOperator`] makes an operator of a prepared solver, so that any of them can
-//! precondition another.
+//! precondition another. [`FixedBatch`] lets a deterministic solver run on a batch, [`SpectralRadius`] says which
+//! step size is safe.
 
+mod astra;
 mod cg;
 mod explicit;
+mod fixed_batch;
+mod heavy_ball;
 mod lissa;
 mod neumann;
 mod report;
+mod spectral_radius;
+mod step_size;
 mod woodbury;
 
+pub use astra::{Astra, AstraReport, PreparedAstra};
 pub use cg::{Cg, PreparedCg};
 pub use explicit::{Explicit, ExplicitInverse, ExplicitSpectrum};
+pub use fixed_batch::FixedBatch;
 pub use lissa::{Batch, Lissa, PreparedLissa};
 pub use neumann::{Neumann, PreparedNeumann, Start};
 pub use report::{AsOperator, Solve, SolveReport, Stop};
+pub use spectral_radius::SpectralRadius;
+pub use step_size::StepSize;
 pub use woodbury::Woodbury;
