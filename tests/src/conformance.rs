@@ -3,6 +3,7 @@
 //! [`case`] reads a file, an [`Op`] computes its outputs from its inputs with the library's public API, and
 //! [`runner`] compares them with the expected ones. A module a folder of operations.
 
+pub mod astra;
 pub mod case;
 mod compare;
 pub mod influence;
@@ -40,7 +41,7 @@ impl Op {
 }
 
 /// Every operation that can be computed, a slice a folder.
-pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, influence::OPS];
+pub const OPS: &[&[Op]] = &[random::OPS, score::OPS, metric::OPS, mlp::OPS, solve::OPS, astra::OPS, influence::OPS];
 
 /// The operation of that name.
 pub fn find(name: &str) -> Option<&'static Op> {

@@ -3,6 +3,7 @@
 //! A [`Kernel`] builds its inputs from a seed, hands the timed part to [`Settings::time`] and says how many
 //! operations and bytes the algorithm needs; everything else is common.
 
+mod astra;
 mod copy;
 mod gemm;
 mod inverse;
@@ -63,8 +64,19 @@ pub struct Kernel {
 }
 
 /// Every kernel.
-pub const KERNELS: &[Kernel] =
-    &[copy::KERNEL, gemm::KERNEL, topk::KERNEL, mlp::GRADIENT, mlp::HVP, mlp::GGNVP, inverse::CG, inverse::LISSA];
+pub const KERNELS: &[Kernel] = &[
+    copy::KERNEL,
+    gemm::KERNEL,
+    topk::KERNEL,
+    mlp::GRADIENT,
+    mlp::HVP,
+    mlp::GGNVP,
+    inverse::CG,
+    inverse::LISSA,
+    astra::ASTRA,
+    astra::ASTRA_FLOOR,
+    astra::PCG,
+];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
 pub const FLOORS: &[(&str, &[bool])] = &[("gemm", &[false, true]), ("copy", &[false])];
