@@ -537,16 +537,20 @@ fn the_mean_over_seeds_is_the_solution() {
     });
 }
 
-/// Curvature that one example in fifty has to itself: a batch sees none of it or far too much.
+/// A direction whose curvature one example in sixteen has to itself: a batch sees none of it or far too much.
+///
+/// A step size from the full data, where every direction has `W A = 1`, lets the mean square of the iterates grow by
+/// 1.3 a step and more when momentum adds up the noise. The estimate needs to have met such an example.
 #[test]
 fn the_estimated_step_size_is_stable_on_drawn_batches() {
+    const RARE: usize = 16;
     struct Rare {
         dim: usize,
     }
     impl Rare {
         /// The only direction in which example `i` has curvature, and how much.
         fn of(&self, i: usize) -> (usize, f64) {
-            if i % 50 == 0 { (0, 50.0) } else { (1 + i % (self.dim - 1), 1.0) }
+            if i % RARE == 0 { (0, RARE as f64) } else { (1 + i % (self.dim - 1), 1.0) }
         }
     }
     impl LinOp<f64> for Rare {
@@ -584,21 +588,36 @@ fn the_estimated_step_size_is_stable_on_drawn_batches() {
             Ok(())
         }
     }
-    let (op, damping, dim) = (Rare { dim: 6 }, 0.05, 6);
+    let (op, damping, dim, batch) = (Rare { dim: 6 }, 0.05, 6, 40);
     let dense = to_dense(&op).unwrap();
     let inverse: Vec<f64> = dense.iter().step_by(dim + 1).map(|g| 1.0 / (g + damping)).collect();
     let (v, inverse) = ([1.0, 0.5, -1.0, 0.25, 2.0, -0.5], Diagonal::new(&inverse));
-    let truth = oracle::solve(&dense, damping, &v);
+    let seeds = 200;
+    let diverged = |momentum: f64, step_size: StepSize| {
+        let runs = (0..seeds).filter(|&seed| {
+            let shape = Astra { decay_every: 0, start: Start::Zero, ..Astra::default() };
+            let options = Astra { damping, batch, momentum, seed, step_size, ..shape };
+            // Watched on all of the data: a batch may be as unlike it as the worst of those drawn.
+            let prepared = options.prepare(&op, &inverse).unwrap().with_monitor(&op).unwrap();
+            let (x, reports) = solve(&prepared, &v);
+            assert!(x.iter().all(|x| x.is_finite()));
+            // Noise in place of a solution is no better.
+            let worse = reports[0].objective_end > reports[0].objective_start;
+            worse || matches!(reports[0].solve.stop, Stop::Diverged { .. })
+        });
+        runs.count()
+    };
     for momentum in [0.0, 0.5, 0.9] {
-        for seed in 0..100 {
-            let options = Astra { damping, batch: 20, momentum, seed, start: Start::Zero, ..Astra::default() };
-            let (x, reports) = solve(&options.prepare(&op, &inverse).unwrap(), &v);
-            assert_eq!(reports[0].solve.stop, Stop::IterationLimit, "{momentum} {seed} {reports:?}");
-            // Closer than where it started, at zero.
-            let error = distance(&x, &truth) / oracle::norm(&truth);
-            assert!(error < 0.6, "{momentum} {seed}: {error}");
-        }
+        let met = 8 * ((1.0 - momentum) * batch as f64).round() as i32;
+        let missed = (1.0 - 1.0 / RARE as f64).powi(met);
+        let allowed = missed * seeds as f64 + 5.0 * (missed * (1.0 - missed) * seeds as f64).sqrt();
+        let count = diverged(momentum, StepSize::default());
+        eprintln!("WORST {momentum} {count} {allowed}");
+        assert!(count as f64 <= allowed, "{momentum}: {count} of {seeds} runs diverged, {allowed} may");
     }
+    let count = diverged(0.9, StepSize::Fixed(1.0 / 1.5));
+    eprintln!("full {count}");
+    assert!(count > seeds as usize / 2);
 }
 
 #[test]
@@ -608,7 +627,14 @@ fn divergence_returns_the_best_iterate() {
     let energy = |x: &[f64]| -> f64 { x.iter().zip(g.iter().zip(v)).map(|(x, (g, v))| 0.5 * g * x * x - x * v).sum() };
     for (momentum, monitor_every) in [(0.0, 1), (0.0, 4), (0.9, 3)] {
         let alpha = 3.0 * (1.0 + momentum);
-        let options = Astra { steps: 10_000, momentum, monitor_every, step_size: StepSize::Fixed(alpha), ..PLAIN };
+        let options = Astra {
+            steps: 10_000,
+            momentum,
+            monitor_every,
+            step_size: StepSize::Fixed(alpha),
+            start: Start::Zero,
+            ..PLAIN
+        };
         let (x, reports) = solve(&options.prepare_full(&op, &inverse).unwrap(), &v);
         let Stop::Diverged { step } = reports[0].solve.stop else { panic!("{reports:?}") };
         assert!(step % monitor_every == 0 && reports[0].solve.iterations == step, "{reports:?}");
@@ -628,7 +654,7 @@ fn divergence_returns_the_best_iterate() {
         assert!((both[3] - 4.0).abs() < 1e-9 && reports[1].solve.stop == Stop::IterationLimit, "{both:?}");
     }
     // Without a monitor the last finite iterate is kept: what as many steps give.
-    let blind = Astra { steps: 10_000, step_size: StepSize::Fixed(1e6), ..PLAIN };
+    let blind = Astra { steps: 10_000, step_size: StepSize::Fixed(1e6), start: Start::Zero, ..PLAIN };
     let (x, reports) = solve(&blind.prepare_full(&op, &inverse).unwrap(), &v);
     let Stop::Diverged { step } = reports[0].solve.stop else { panic!("{reports:?}") };
     assert!(x.iter().all(|x| x.is_finite()) && reports[0].solve.iterations == step - 1, "{reports:?}");

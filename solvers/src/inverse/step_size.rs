@@ -33,9 +33,9 @@ pub enum StepSize {
 }
 
 impl Default for StepSize {
-    /// `Estimated`, margin 1.5, four batches, ten Lanczos steps.
+    /// `Estimated`, margin 1.5, eight batches, five Lanczos steps on each.
     fn default() -> Self {
-        Self::Estimated { margin: 1.5, batches: 4, iterations: 10 }
+        Self::Estimated { margin: 1.5, batches: 8, iterations: 5 }
     }
 }
 
