@@ -3,6 +3,7 @@
 //! [`case`] reads a file, an [`Op`] computes its outputs from its inputs with the library's public API, and
 //! [`runner`] compares them with the expected ones. A module a folder of operations.
 
+pub mod astra;
 pub mod case;
 mod compare;
 pub mod damping;
@@ -52,6 +53,7 @@ pub const OPS: &[&[Op]] = &[
     mlp::OPS,
     solve::OPS,
     inverse::OPS,
+    astra::OPS,
     kfac::OPS,
     layers::OPS,
     damping::OPS,

@@ -3,6 +3,7 @@
 //! A [`Kernel`] builds its inputs from a seed, hands the timed part to [`Settings::time`] and says how many
 //! operations and bytes the algorithm needs; everything else is common.
 
+mod astra;
 mod copy;
 mod ekfac;
 mod gemm;
@@ -78,6 +79,9 @@ pub const KERNELS: &[Kernel] = &[
     ekfac::APPLY,
     krylov::MINRES,
     krylov::LANCZOS,
+    astra::ASTRA,
+    astra::ASTRA_FLOOR,
+    astra::PCG,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

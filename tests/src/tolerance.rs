@@ -409,3 +409,40 @@ pub fn datainf<T: Real>(n: usize, d: usize, condition: f64) -> f64 {
 pub fn low_rank<T: Real>(n: usize, r: usize, orthonormal: f64, condition: f64) -> f64 {
     (gamma::<T>(n + r + 8) * (1.0 + (r as f64).sqrt()) + r as f64 * orthonormal) * condition
 }
+
+// ---- astra ----
+
+/// How far two codes of one heavy-ball iteration `m <- beta m + W (A x - v)`, `x <- x - alpha m` may be apart after some
+/// steps. A step rounds the two products (`n` terms each, sizes in Frobenius' norm) and a few sums; `x` and `alpha m` are
+/// rounded too, `alpha m` being a difference of iterates. What a step is off by moves every later iterate by at most
+/// `1 / (1 - sqrt(beta)) <= 2 / (1 - beta)` of it: in an eigendirection the response to an impulse is
+/// `sum_j z^j y^(k-1-j)`, `z` and `y` being roots of modulus at most 1 whose product is `beta`.
+pub fn heavy_ball<T: Real>(dim: usize, steps: usize, size: HeavyBallSize) -> f64 {
+    let HeavyBallSize { alpha, momentum, curvature, inverse, solution, rhs } = size;
+    let direction = alpha * gamma::<T>(2 * dim + 8) * inverse * (curvature * solution + rhs);
+    let update = gamma::<T>(6) * 3.0 * solution;
+    2.0 * steps as f64 * 2.0 / (1.0 - momentum) * (direction + update)
+}
+
+/// What [`heavy_ball`] has to know.
+#[derive(Debug, Clone, Copy)]
+pub struct HeavyBallSize {
+    /// The step size.
+    pub alpha: f64,
+    /// `beta`.
+    pub momentum: f64,
+    /// The norm of `A`.
+    pub curvature: f64,
+    /// The norm of `W`.
+    pub inverse: f64,
+    /// Bound of the norm of the iterates.
+    pub solution: f64,
+    /// The norm of `v`.
+    pub rhs: f64,
+}
+
+/// Relative error of a Rayleigh quotient that Lanczos finds for `W A`, `n` rows: products of `n` terms with `A` and with
+/// `W`, whose errors the inner product of `W^-1` magnifies by up to the condition of `W`, in each of the steps.
+pub fn lanczos<T: Real>(dim: usize, steps: usize, condition: f64) -> f64 {
+    steps as f64 * gamma::<T>(4 * dim + 16) * condition
+}

@@ -24,6 +24,30 @@ pub enum Start {
     PreconditionedRhs,
 }
 
+impl Start {
+    /// The first iterate for each row of `rhs`, `[k, n]`.
+    pub(super) fn point<T: Real>(
+        self,
+        rhs: MatRef<'_, T>,
+        alpha: f64,
+        preconditioner: Option<&dyn LinOp<T>>,
+    ) -> Result<Vec<T>, Error> {
+        let (k, n) = (rhs.rows(), rhs.cols());
+        let mut x: Vec<T> = Vec::with_capacity(k * n);
+        rhs.row_iter().for_each(|row| x.extend_from_slice(row));
+        match (self, preconditioner) {
+            (Self::Zero, _) => x.fill(T::ZERO),
+            (Self::AlphaRhs, _) => ascribe_core::reduce::scale(&mut x, T::from_f64(alpha)),
+            (Self::PreconditionedRhs, Some(inverse)) => {
+                let mut scratch = vec![T::ZERO; inverse.scratch_len(k)];
+                inverse.apply(MatMut::new(&mut x, k, n)?, rhs, &mut scratch)?;
+            }
+            (Self::Rhs | Self::PreconditionedRhs, _) => {}
+        }
+        Ok(x)
+    }
+}
+
 /// Approximates `(A + damping I)^-1 v` by `steps` iterations of `x <- x - alpha M^-1 ((A + damping I) x - v)`.
 ///
 /// From [`Start::Zero`] without a preconditioner the result is
@@ -237,17 +261,7 @@ struct Line<'l, T> {
 impl<T: Real> Iteration<'_, T> {
     pub(super) fn start(&self, rhs: MatRef<'_, T>, start: Start) -> Result<State<T>, Error> {
         let (k, n) = (rhs.rows(), rhs.cols());
-        let mut x: Vec<T> = Vec::with_capacity(k * n);
-        rhs.row_iter().for_each(|row| x.extend_from_slice(row));
-        match (start, self.preconditioner) {
-            (Start::Zero, _) => x.fill(T::ZERO),
-            (Start::AlphaRhs, _) => ascribe_core::reduce::scale(&mut x, T::from_f64(self.alpha)),
-            (Start::PreconditionedRhs, Some(inverse)) => {
-                let mut scratch = vec![T::ZERO; inverse.scratch_len(k)];
-                inverse.apply(MatMut::new(&mut x, k, n)?, rhs, &mut scratch)?;
-            }
-            (Start::Rhs | Start::PreconditionedRhs, _) => {}
-        }
+        let x = start.point(rhs, self.alpha, self.preconditioner)?;
         let progress = |v: &[T]| {
             let norm = norm2(v).to_f64();
             let stop = (norm == 0.0).then_some(Stop::Converged);
