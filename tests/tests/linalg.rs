@@ -326,7 +326,7 @@ fn bunch_kaufman_refuses_what_it_cannot_solve() {
 
 /// Residual and orthogonality of the eigendecomposition of `a`; its eigenvalues.
 fn check_eigen<T: Real>(a: &[T], n: usize) -> Vec<f64> {
-    let eigen = symmetric_eigen(MatRef::new(a, n, n).unwrap()).unwrap();
+    let eigen = symmetric_eigen(MatRef::new(a, n, n).unwrap(), Parallelism::Serial).unwrap();
     let wide = oracle::wide(a);
     let bound = tolerance::orthogonal_factor(n, n, f64::EPSILON);
     assert!(eigen.values.is_sorted(), "{:?}", eigen.values);
@@ -375,7 +375,7 @@ fn eigendecompositions_of_degenerate_matrices() {
         for scale in [1e300, f64::MAX, 1e-300, f64::MIN_POSITIVE] {
             let a: Vec<f64> =
                 oracle::uniform::<f64>(Stream::new(7, "scaled"), n * n).iter().map(|x| x * scale).collect();
-            let eigen = symmetric_eigen(MatRef::new(&a, n, n).unwrap());
+            let eigen = symmetric_eigen(MatRef::new(&a, n, n).unwrap(), Parallelism::Serial);
             match eigen {
                 Ok(x) => assert!(x.values.iter().chain(&x.vectors).all(|x| x.is_finite()), "{scale:e}, {n}"),
                 Err(error) => assert!(scale == f64::MAX, "{scale:e}, {n}: {error}"),
@@ -383,14 +383,14 @@ fn eigendecompositions_of_degenerate_matrices() {
         }
     }
     // The two triangles are averaged.
-    let eigen = symmetric_eigen(MatRef::new(&[1.0, 4.0, 0.0, 1.0], 2, 2).unwrap()).unwrap();
+    let eigen = symmetric_eigen(MatRef::new(&[1.0, 4.0, 0.0, 1.0], 2, 2).unwrap(), Parallelism::Serial).unwrap();
     let bound = tolerance::orthogonal_factor(2, 2, f64::EPSILON) * 4.0;
     assert!((eigen.values[0] + 1.0).abs() <= bound && (eigen.values[1] - 3.0).abs() <= bound);
     for bad in [f64::NAN, f64::INFINITY] {
-        let result = symmetric_eigen(MatRef::new(&[1.0, 0.0, bad, 1.0], 2, 2).unwrap());
+        let result = symmetric_eigen(MatRef::new(&[1.0, 0.0, bad, 1.0], 2, 2).unwrap(), Parallelism::Serial);
         assert!(matches!(result, Err(Error::Core(CoreError::NonFinite { .. }))));
     }
-    assert!(symmetric_eigen(MatRef::new(&[1.0; 6], 2, 3).unwrap()).is_err());
+    assert!(symmetric_eigen(MatRef::new(&[1.0; 6], 2, 3).unwrap(), Parallelism::Serial).is_err());
 }
 
 /// `max |Q^T Q - I|` of the columns of a row-major `[m, k]` matrix.
