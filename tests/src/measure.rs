@@ -4,6 +4,7 @@
 //! operations and bytes the algorithm needs; everything else is common.
 
 mod copy;
+mod eigh;
 mod gemm;
 mod inverse;
 mod mlp;
@@ -63,8 +64,17 @@ pub struct Kernel {
 }
 
 /// Every kernel.
-pub const KERNELS: &[Kernel] =
-    &[copy::KERNEL, gemm::KERNEL, topk::KERNEL, mlp::GRADIENT, mlp::HVP, mlp::GGNVP, inverse::CG, inverse::LISSA];
+pub const KERNELS: &[Kernel] = &[
+    copy::KERNEL,
+    gemm::KERNEL,
+    eigh::KERNEL,
+    topk::KERNEL,
+    mlp::GRADIENT,
+    mlp::HVP,
+    mlp::GGNVP,
+    inverse::CG,
+    inverse::LISSA,
+];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
 pub const FLOORS: &[(&str, &[bool])] = &[("gemm", &[false, true]), ("copy", &[false])];

@@ -277,3 +277,20 @@ pub fn trajectory<T: Real>(steps: usize, rate: f64, count: usize, largest: f64) 
 pub fn stationary<T: Real>(objective: f64, curvature: f64) -> f64 {
     (2.0 * curvature * 8.0 * T::EPSILON.to_f64() * objective).sqrt()
 }
+
+// ---- symmetric eigendecomposition ----
+
+/// Relative backward error (in Frobenius' norm) of the eigendecomposition of a symmetric `n x n` matrix, and how far
+/// an element of `Q^T Q - I` may be from 0. Reflections there and back are an [`orthogonal_factor`]. Of the `log2 n`
+/// rounds of merges, each drops at most `n` numbers of at most `8 eps |T|`, which are orthogonal to one another
+/// (`8 sqrt(n) eps`), and multiplies by a matrix of at most `n` rows whose elements have a few roundings each.
+pub fn symmetric_eigen(n: usize) -> f64 {
+    let (rounds, eps) = ((n.max(2) as f64).log2().ceil(), f64::EPSILON);
+    orthogonal_factor(n, n, eps) + rounds * (8.0 * (n as f64).sqrt() * eps + roundings(n + 16, eps))
+}
+
+/// Error of the eigenvalues from `oracle::jacobi`, relative to Frobenius' norm: a sweep rounds each element in `2 n`
+/// rotations of four roundings, and what is left beside the diagonal is below `eps |A|`.
+pub fn jacobi(n: usize, sweeps: usize) -> f64 {
+    roundings(8 * n * sweeps + 2, f64::EPSILON)
+}

@@ -7,7 +7,7 @@ use super::matmul;
 use super::tridiagonal::Tridiagonal;
 use crate::Error;
 use crate::error::check_shape;
-use crate::parallel::Parallelism;
+use crate::parallel::{Parallelism, inside};
 
 /// Columns of `Q^T Q` that [`Eigen::orthogonality`] holds at a time.
 const CHECKED: usize = 256;
@@ -50,8 +50,12 @@ impl Eigen {
             matmul(MatMut::new(product, rows, n)?, 0.0, 1.0, q.block(0, n, start, rows)?.t(), q, par)?;
             for (i, row) in product.chunks_exact_mut(n).enumerate() {
                 row[start + i] -= 1.0;
-                // Not `f64::max` alone: it would pass over a NaN.
-                largest = row.iter().fold(largest, |m, x| if x.is_nan() { f64::NAN } else { x.abs().max(m) });
+                for x in row {
+                    // Not `f64::max`: it would pass over a NaN.
+                    if x.abs() > largest || x.is_nan() {
+                        largest = x.abs();
+                    }
+                }
             }
         }
         Ok(largest)
@@ -122,10 +126,13 @@ pub fn symmetric_eigen<T: Real>(a: MatRef<'_, T>, par: Parallelism) -> Result<Ei
     // A power of two, so that nothing is rounded: squares of elements must not leave the range of f64.
     let largest = a.row_iter().flatten().fold(0.0, |largest: f64, x| largest.max(x.to_f64().abs()));
     let scale = inverse_power_of_two(largest);
-    let tridiagonal = Tridiagonal::reduce(symmetrised(a, scale), n, par);
-    let mut vectors = vec![0.0; n * n];
-    let mut values = tridiagonal_eigen(&tridiagonal.diagonal, &tridiagonal.off_diagonal, &mut vectors, par)?;
-    tridiagonal.rotate(&mut vectors, par)?;
+    let (mut values, vectors) = inside(par, || {
+        let tridiagonal = Tridiagonal::reduce(symmetrised(a, scale), n, par);
+        let mut vectors = vec![0.0; n * n];
+        let values = tridiagonal_eigen(&tridiagonal.diagonal, &tridiagonal.off_diagonal, &mut vectors, par)?;
+        tridiagonal.rotate(&mut vectors, par)?;
+        Ok::<_, Error>((values, vectors))
+    })?;
     for value in &mut values {
         *value /= scale;
     }
