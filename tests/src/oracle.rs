@@ -81,6 +81,9 @@ pub const JACOBI_SWEEPS: usize = 20;
 
 /// The eigenvalues of a symmetric matrix, ascending, by Jacobi's rotations: each makes one element beside the diagonal
 /// zero.
+///
+/// # Panics
+/// When more than `eps |A|` is left beside the diagonal after all sweeps.
 pub fn jacobi(a: &[f64], n: usize) -> Vec<f64> {
     let mut a = a.to_vec();
     for _ in 0..JACOBI_SWEEPS {

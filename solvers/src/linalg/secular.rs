@@ -193,6 +193,7 @@ impl Secular<'_> {
     }
 }
 
+/// [`Sum`] over the poles `d`.
 #[inline(always)]
 fn sum(d: &[f64], z: &[f64], x: Root) -> Sum {
     let (d, d_rest) = d.as_chunks::<LANES>();

@@ -21,7 +21,7 @@ const STRIPS: usize = 8;
 /// Elements of such a strip: below, waking a thread costs more than it saves.
 const STRIP_ELEMENTS: usize = 1 << 14;
 /// Rows of the trailing matrix that one task updates.
-const UPDATE_ROWS: usize = 128;
+const UPDATE_ROWS: usize = 64;
 
 /// `A = Q T Q^T` with `Q = H_0 H_1 ..`, `H_j = I - tau_j v_j v_j^T`.
 pub(super) struct Tridiagonal {
