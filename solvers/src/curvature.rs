@@ -51,7 +51,7 @@ pub use covariance::{Count, Covariances, LayerCovariance, LayerShape, Sharing};
 pub use damping::{Damping, Filter, Inversion};
 pub use diagonal::DiagonalFisher;
 pub use diffusion::{DenoiserJacobian, denoising_cotangents};
-pub use eigen_block::{Basis, Clamped, EigenBlock};
+pub use eigen_block::{Basis, EigenBlock, NegativeEigenvalues};
 pub use eigen_function::EigenFunction;
 pub use embedding::{EmbeddingCorrection, EmbeddingCovariance, EmbeddingRecord};
 pub use fisher::{Empirical, Fisher, Sampled, Type2};

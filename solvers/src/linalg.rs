@@ -4,14 +4,18 @@
 //! of a result do not depend on the number of threads. Symmetric input is read from the lower triangle.
 
 mod cholesky;
+mod divide_and_conquer;
 mod eigen;
 mod factor;
 mod gram;
 mod product;
+mod secular;
 mod skinny;
+mod sweep;
+mod tridiagonal;
 
 pub use cholesky::Cholesky;
-pub use eigen::{Eigen, symmetric_eigen};
+pub use eigen::{Clamped, Eigen, symmetric_eigen};
 pub use factor::{Ldlt, Qr, Svd, qr, svd};
 pub use gram::gram;
 pub use product::matmul;

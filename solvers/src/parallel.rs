@@ -105,6 +105,12 @@ pub fn for_each<K: Send, E: Send>(
     run(&mut vec![(); par.workers()], tasks, |(), task| f(task))
 }
 
+/// Calls `f` on a thread of the pool when several are to work: entering the pool, which a foreign thread does in each
+/// [`run`], takes longer than a short task, and this does it once for all runs inside of `f`.
+pub(crate) fn inside<R: Send>(par: Parallelism, f: impl FnOnce() -> R + Send) -> R {
+    if par.workers() > 1 { rayon::scope(|_| f()) } else { f() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 mod astra;
 mod copy;
 mod ekfac;
+mod eigh;
 mod gemm;
 mod inverse;
 mod krylov;
@@ -69,6 +70,7 @@ pub struct Kernel {
 pub const KERNELS: &[Kernel] = &[
     copy::KERNEL,
     gemm::KERNEL,
+    eigh::KERNEL,
     topk::KERNEL,
     mlp::GRADIENT,
     mlp::HVP,

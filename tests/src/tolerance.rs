@@ -446,3 +446,20 @@ pub struct HeavyBallSize {
 pub fn lanczos<T: Real>(dim: usize, steps: usize, condition: f64) -> f64 {
     steps as f64 * gamma::<T>(4 * dim + 16) * condition
 }
+
+// ---- symmetric eigendecomposition ----
+
+/// Relative backward error (in Frobenius' norm) of the eigendecomposition of a symmetric `n x n` matrix, and how far
+/// an element of `Q^T Q - I` may be from 0. Reflections there and back are an [`orthogonal_factor`]. Of the `log2 n`
+/// rounds of merges, each drops at most `n` numbers of at most `8 eps |T|`, which are orthogonal to one another
+/// (`8 sqrt(n) eps`), and multiplies by a matrix of at most `n` rows whose elements have a few roundings each.
+pub fn symmetric_eigen(n: usize) -> f64 {
+    let (rounds, eps) = ((n.max(2) as f64).log2().ceil(), f64::EPSILON);
+    orthogonal_factor(n, n, eps) + rounds * (8.0 * (n as f64).sqrt() * eps + roundings(n + 16, eps))
+}
+
+/// Error of the eigenvalues from `oracle::jacobi`, relative to Frobenius' norm: a sweep rounds each element in `2 n`
+/// rotations of four roundings, and what is left beside the diagonal is below `eps |A|`.
+pub fn jacobi(n: usize, sweeps: usize) -> f64 {
+    roundings(8 * n * sweeps + 2, f64::EPSILON)
+}

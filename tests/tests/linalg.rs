@@ -5,7 +5,7 @@ use ascribe_core::random::Stream;
 use ascribe_core::view::Operand;
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 use ascribe_solvers::Error;
-use ascribe_solvers::linalg::{Cholesky, Ldlt, matmul, qr, svd, symmetric_eigen};
+use ascribe_solvers::linalg::{Cholesky, Ldlt, matmul, qr, svd};
 use ascribe_solvers::parallel::Parallelism;
 use ascribe_tests::exact::Integers;
 use ascribe_tests::with_eight_threads;
@@ -322,75 +322,6 @@ fn bunch_kaufman_refuses_what_it_cannot_solve() {
         let shape = singular.solve_in_place(MatMut::from_row(&mut [1.0; 7]));
         assert!(matches!(shape, Err(Error::Core(CoreError::Shape { .. }))));
     }
-}
-
-/// Residual and orthogonality of the eigendecomposition of `a`; its eigenvalues.
-fn check_eigen<T: Real>(a: &[T], n: usize) -> Vec<f64> {
-    let eigen = symmetric_eigen(MatRef::new(a, n, n).unwrap()).unwrap();
-    let wide = oracle::wide(a);
-    let bound = tolerance::orthogonal_factor(n, n, f64::EPSILON);
-    assert!(eigen.values.is_sorted(), "{:?}", eigen.values);
-    for j in 0..n {
-        let q: Vec<f64> = (0..n).map(|i| eigen.vectors[i * n + j]).collect();
-        let image = oracle::mat_vec(&wide, n, &q);
-        let scaled: Vec<f64> = q.iter().map(|q| eigen.values[j] * q).collect();
-        assert!(oracle::norm(&oracle::minus(&image, &scaled)) <= bound * oracle::norm(&wide), "n = {n}, pair {j}");
-        for l in 0..=j {
-            let other: Vec<f64> = (0..n).map(|i| eigen.vectors[i * n + l]).collect();
-            let expected = if l == j { 1.0 } else { 0.0 };
-            assert!((oracle::dot(&q, &other) - expected).abs() <= bound, "n = {n}, columns {l} and {j}");
-        }
-    }
-    eigen.values
-}
-
-#[test]
-fn eigenpairs_have_small_residuals_and_are_orthonormal() {
-    for n in [0, 1, 2, 3, 7, 31, 61] {
-        for condition in [1.0, 10.0, 1e17] {
-            let values = oracle::spectrum(n, 2.0, condition);
-            let (a, wide) = symmetric::<f64>(&values, n as u64);
-            let found = check_eigen(&a, n);
-            for (got, expected) in found.iter().zip(values.iter().rev()) {
-                // Weyl: an eigenvalue moves by at most the norm of the error; twice, for the oracle's matrix.
-                let bound = 2.0 * tolerance::orthogonal_factor(n, n, f64::EPSILON) * oracle::norm(&wide);
-                assert!((got - expected).abs() <= bound);
-            }
-            check_eigen(&symmetric::<f32>(&values, 1).0, n);
-        }
-    }
-}
-
-#[test]
-fn eigendecompositions_of_degenerate_matrices() {
-    for n in [1, 4, 13] {
-        assert_eq!(check_eigen(&vec![0.0; n * n], n), vec![0.0; n]);
-        let ones = check_eigen(&vec![1.0_f32; n * n], n);
-        let bound = tolerance::orthogonal_factor(n, n, f64::EPSILON) * n as f64;
-        assert!((ones[n - 1] - n as f64).abs() <= bound && ones[..n - 1].iter().all(|x| x.abs() <= bound));
-        // Two eigenvalues, each many times.
-        let values: Vec<f64> = (0..n).map(|i| if i < n / 2 { -1.0 } else { 3.0 }).collect();
-        check_eigen(&symmetric::<f64>(&values, 6).0, n);
-        // Numbers whose squares, and whose sums, leave the range of f64.
-        for scale in [1e300, f64::MAX, 1e-300, f64::MIN_POSITIVE] {
-            let a: Vec<f64> =
-                oracle::uniform::<f64>(Stream::new(7, "scaled"), n * n).iter().map(|x| x * scale).collect();
-            let eigen = symmetric_eigen(MatRef::new(&a, n, n).unwrap());
-            match eigen {
-                Ok(x) => assert!(x.values.iter().chain(&x.vectors).all(|x| x.is_finite()), "{scale:e}, {n}"),
-                Err(error) => assert!(scale == f64::MAX, "{scale:e}, {n}: {error}"),
-            }
-        }
-    }
-    // The two triangles are averaged.
-    let eigen = symmetric_eigen(MatRef::new(&[1.0, 4.0, 0.0, 1.0], 2, 2).unwrap()).unwrap();
-    let bound = tolerance::orthogonal_factor(2, 2, f64::EPSILON) * 4.0;
-    assert!((eigen.values[0] + 1.0).abs() <= bound && (eigen.values[1] - 3.0).abs() <= bound);
-    for bad in [f64::NAN, f64::INFINITY] {
-        let result = symmetric_eigen(MatRef::new(&[1.0, 0.0, bad, 1.0], 2, 2).unwrap());
-        assert!(matches!(result, Err(Error::Core(CoreError::NonFinite { .. }))));
-    }
-    assert!(symmetric_eigen(MatRef::new(&[1.0; 6], 2, 3).unwrap()).is_err());
 }
 
 /// `max |Q^T Q - I|` of the columns of a row-major `[m, k]` matrix.

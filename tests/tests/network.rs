@@ -358,7 +358,7 @@ proptest! {
         let outputs = problem.net.outputs();
         let limit = examples * if problem.net.loss() == Loss::CrossEntropy { outputs - 1 } else { outputs };
         prop_assert_eq!(lin.gauss_newton_factor().rank() * examples, limit);
-        let eigen = symmetric_eigen(MatRef::new(&dense, p, p).unwrap()).unwrap();
+        let eigen = symmetric_eigen(MatRef::new(&dense, p, p).unwrap(), Parallelism::Serial).unwrap();
         // Weyl: what the entries are off by moves an eigenvalue by at most p times as much.
         let noise = p as f64 * problem.bound(2, 1.0);
         prop_assert!(eigen.values.iter().filter(|x| x.abs() > noise).count() <= limit, "{:?}", eigen.values);

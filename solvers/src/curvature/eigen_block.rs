@@ -6,7 +6,7 @@ use super::{EigenFunction, Spectrum};
 use super::damping::{Filter, Eigenvalues, mean};
 use crate::Error;
 use crate::error::{check_finite, check_shape};
-use crate::linalg::{matmul, symmetric_eigen};
+use crate::linalg::{Clamped, Eigen, matmul, symmetric_eigen};
 use crate::parallel::Parallelism;
 
 /// An orthonormal basis of the rows or of the columns of a layer's gradient.
@@ -67,7 +67,7 @@ pub struct EigenBlock<T> {
     values: Vec<f64>,
     /// The eigenvalues of the two factors, while `values` are their products.
     factors: Option<[Vec<f64>; 2]>,
-    clamped: Clamped,
+    clamped: NegativeEigenvalues,
 }
 
 /// Negative eigenvalues that were set to zero.
@@ -76,7 +76,7 @@ pub struct EigenBlock<T> {
 /// it was no covariance.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
-pub struct Clamped {
+pub struct NegativeEigenvalues {
     /// How many.
     pub count: usize,
     /// The most negative one, divided by the largest eigenvalue of its matrix in absolute value.
@@ -127,7 +127,7 @@ impl<T: Real> EigenBlock<T> {
         right: Basis<T>,
         left_values: Vec<f64>,
         right_values: Vec<f64>,
-        clamped: Clamped,
+        clamped: NegativeEigenvalues,
     ) -> Result<Self, Error> {
         let values = products(&left_values, &right_values);
         check_finite("eigenvalues of a layer", &values)?;
@@ -151,7 +151,7 @@ impl<T: Real> EigenBlock<T> {
     pub fn diagonal(name: &str, values: &[f64]) -> Result<Self, Error> {
         let (left, right) = (Basis::Units(1), Basis::Units(values.len()));
         check_not_negative("diagonal", values).map_err(|error| error.in_block(name))?;
-        let (values, clamped) = (values.to_vec(), Clamped::default());
+        let (values, clamped) = (values.to_vec(), NegativeEigenvalues::default());
         Ok(Self { name: name.to_owned(), left, right, values, factors: None, clamped })
     }
 
@@ -175,7 +175,7 @@ impl<T: Real> EigenBlock<T> {
             check_not_negative("eigenvalues", &values)
         };
         check().map_err(|error| error.in_block(name))?;
-        Ok(Self { name: name.to_owned(), left, right, values, factors: None, clamped: Clamped::default() })
+        Ok(Self { name: name.to_owned(), left, right, values, factors: None, clamped: NegativeEigenvalues::default() })
     }
 
     /// The block with the eigenvalues of its two factors, of which its own have to be the products.
@@ -241,8 +241,24 @@ impl<T: Real> EigenBlock<T> {
     }
 
     /// The negative eigenvalues of its factors that were set to zero.
-    pub fn clamped(&self) -> Clamped {
+    pub fn clamped(&self) -> NegativeEigenvalues {
         self.clamped
+    }
+
+    /// The largest element of `Q^T Q - I` over both bases: rounding in `T`, for bases that are orthonormal. Cost:
+    /// `2 (rows^3 + cols^3)` flops.
+    ///
+    /// # Errors
+    /// None that a block can cause; the signature is that of [`Eigen::orthogonality`].
+    pub fn orthogonality(&self, par: Parallelism) -> Result<f64, Error> {
+        let mut worst = 0.0_f64;
+        for basis in [&self.left, &self.right] {
+            if let Basis::Columns { dim, vectors } = basis {
+                let vectors = vectors.iter().map(|x| x.to_f64()).collect();
+                worst = worst.max(Eigen { values: vec![0.0; *dim], vectors }.orthogonality(par)?);
+            }
+        }
+        Ok(worst)
     }
 
     /// The trace; of EKFAC's block that of the matrix it approximates, to rounding.
@@ -363,7 +379,7 @@ impl Filter {
     }
 }
 
-impl Clamped {
+impl NegativeEigenvalues {
     fn and(self, other: Self) -> Self {
         Self { count: self.count + other.count, worst: self.worst.min(other.worst) }
     }
@@ -374,22 +390,16 @@ fn eigenbasis<T: Real, S: Real>(
     what: &'static str,
     matrix: MatRef<'_, S>,
     par: Parallelism,
-) -> Result<(Basis<T>, Clamped, Vec<f64>), Error> {
+) -> Result<(Basis<T>, NegativeEigenvalues, Vec<f64>), Error> {
     check_shape("columns of a covariance", matrix.rows(), matrix.cols())?;
     for row in matrix.row_iter() {
         check_finite(what, row)?;
     }
-    let _ = par;
-    let mut eigen = symmetric_eigen(matrix)?;
+    let mut eigen = symmetric_eigen(matrix, par)?;
     let largest = eigen.values.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
-    let mut clamped = Clamped::default();
-    for value in &mut eigen.values {
-        if *value < 0.0 {
-            clamped.count += 1;
-            clamped.worst = clamped.worst.min(*value / largest);
-            *value = 0.0;
-        }
-    }
+    let Clamped { count, most_negative } = eigen.clamp_negative();
+    let worst = if count > 0 { most_negative / largest } else { 0.0 };
+    let clamped = NegativeEigenvalues { count, worst };
     let vectors = eigen.vectors.iter().map(|&x| T::from_f64(x)).collect();
     Ok((Basis::Columns { dim: matrix.rows(), vectors }, clamped, eigen.values))
 }

@@ -155,7 +155,7 @@ impl DampingIndicator {
             }
             seen = wide(queries);
         }
-        let eigen = symmetric_eigen(MatRef::new(&matrix, order, order)?)?;
+        let eigen = symmetric_eigen(MatRef::new(&matrix, order, order)?, par)?;
         let mut projections = zeros("projections", count.checked_mul(order))?;
         let vectors = MatRef::new(&eigen.vectors, order, order)?;
         let out = MatMut::new(&mut projections, count, order)?;

@@ -146,7 +146,7 @@ impl Lanczos {
                 projected[(j + 1) * steps + j] = off_diagonal[j];
             }
         }
-        let ritz = symmetric_eigen(MatRef::new(&projected, steps, steps)?)?;
+        let ritz = symmetric_eigen(MatRef::new(&projected, steps, steps)?, self.parallelism)?;
         let diagonal = columns.iter().filter_map(|column| column.last().copied()).collect();
         Ok(LanczosBasis { vectors, diagonal, off_diagonal, ritz, dim, parallelism: self.parallelism })
     }

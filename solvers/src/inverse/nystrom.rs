@@ -126,7 +126,7 @@ impl Nystrom {
         }
         let shift = 2.0 * noise;
         let Some(root) = inverse_root(&core, rank, shift) else {
-            let curvature = symmetric_eigen(MatRef::new(&core, rank, rank)?)?.values[0];
+            let curvature = symmetric_eigen(MatRef::new(&core, rank, rank)?, self.parallelism)?.values[0];
             return Err(Error::Indefinite { what: "the operator of a Nystrom approximation", curvature });
         };
         for (products, omega) in products.chunks_exact_mut(dim.max(1)).zip(omega.row_iter()) {

@@ -8,6 +8,7 @@ use super::report::check_operator;
 use crate::Error;
 use crate::error::check_shape;
 use crate::linalg::symmetric_eigen;
+use crate::parallel::Parallelism;
 
 /// Estimates the largest eigenvalue `rho` of `W (A + damping I)`, `A` being symmetric and `W` symmetric positive
 /// definite (the identity without a preconditioner), by a few steps of Lanczos in the inner product of `W^-1`.
@@ -135,5 +136,5 @@ fn largest_eigenvalue(diagonal: &[f64], off_diagonal: &[f64]) -> Result<f64, Err
         matrix[i * k + i + 1] = beta;
         matrix[(i + 1) * k + i] = beta;
     }
-    Ok(symmetric_eigen(MatRef::new(&matrix, k, k)?)?.values.last().copied().unwrap_or(0.0))
+    Ok(symmetric_eigen(MatRef::new(&matrix, k, k)?, Parallelism::Serial)?.values.last().copied().unwrap_or(0.0))
 }
