@@ -4,8 +4,9 @@
 use arbitrary::Arbitrary;
 use ascribe_core::linop::Dense;
 use ascribe_core::{MatMut, MatRef};
+use ascribe_solvers::curvature::Damping;
 use ascribe_solvers::inverse::{
-    Cg, DataInf, DataInfDamping, Explicit, ExplicitSpectrum, Lanczos, Minres, NegativeRitz, Neumann, Nystrom, Solve, Stop,
+    Cg, DataInf, Explicit, ExplicitSpectrum, Lanczos, Minres, NegativeRitz, Neumann, Nystrom, Solve, Stop,
     Woodbury,
 };
 use ascribe_solvers::parallel::Parallelism::Serial;
@@ -78,7 +79,7 @@ fuzz_target!(|input: Input| {
         let inverses = [spectrum.inverse(damping), spectrum.projected_inverse(damping), spectrum.preconditioner(damping)];
         inverses.iter().flatten().for_each(|inverse| check(inverse, rhs));
     }
-    for damping in [DataInfDamping::Absolute(damping), DataInfDamping::Relative(damping)] {
+    for damping in [Damping::Absolute(damping), Damping::Relative(damping)] {
         let first = dim / 2;
         if let Ok(inverse) = (DataInf { damping, ..DataInf::default() }).prepare(matrix, &[first, dim - first]) {
             check(&inverse, rhs);

@@ -41,7 +41,7 @@ mod woodbury;
 
 pub use astra::{Astra, AstraReport, PreparedAstra};
 pub use cg::{Cg, PreparedCg};
-pub use datainf::{DataInf, DataInfDamping, DataInfInverse, GradientSource};
+pub use datainf::{DataInf, DataInfInverse, GradientSource};
 pub use explicit::{Explicit, ExplicitInverse, ExplicitSpectrum};
 pub use fixed_batch::FixedBatch;
 pub use lanczos::{Lanczos, LanczosBasis, NegativeRitz};

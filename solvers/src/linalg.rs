@@ -17,5 +17,6 @@ mod tridiagonal;
 pub use cholesky::Cholesky;
 pub use eigen::{Clamped, Eigen, symmetric_eigen};
 pub use factor::{Ldlt, Qr, Svd, qr, svd};
+pub(crate) use gram::Rows;
 pub use gram::gram;
 pub use product::matmul;

@@ -5,8 +5,9 @@
 
 mod astra;
 mod copy;
-mod ekfac;
+mod covariance;
 mod eigh;
+mod ekfac;
 mod gemm;
 mod inverse;
 mod krylov;
@@ -77,6 +78,7 @@ pub const KERNELS: &[Kernel] = &[
     mlp::GGNVP,
     inverse::CG,
     inverse::LISSA,
+    covariance::KERNEL,
     ekfac::EIGENVALUES,
     ekfac::APPLY,
     krylov::MINRES,

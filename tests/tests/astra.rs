@@ -87,7 +87,7 @@ impl System {
     fn rates(&self) -> Vec<f64> {
         let columns = self.root.chunks_exact(self.n).map(|row| oracle::mat_vec(&self.root, self.n, &self.product(row)));
         let matrix: Vec<f64> = columns.flatten().collect();
-        symmetric_eigen(MatRef::new(&matrix, self.n, self.n).unwrap()).unwrap().values
+        symmetric_eigen(MatRef::new(&matrix, self.n, self.n).unwrap(), Parallelism::Serial).unwrap().values
     }
     /// The bound of rounding after some steps of one row, whose iterates are at most `reach` times the solution.
     fn rounding(&self, alpha: f64, momentum: f64, steps: usize, solution: f64) -> f64 {

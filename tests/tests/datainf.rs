@@ -3,7 +3,8 @@
 use ascribe_core::random::Stream;
 use ascribe_core::{Error as CoreError, MatMut, MatRef};
 use ascribe_solvers::Error;
-use ascribe_solvers::inverse::{DataInf, DataInfDamping, DataInfInverse, GradientSource, Solve};
+use ascribe_solvers::curvature::Damping;
+use ascribe_solvers::inverse::{DataInf, DataInfInverse, GradientSource, Solve};
 use ascribe_solvers::parallel::Parallelism;
 use ascribe_tests::solving::{assert_rows_near, refusal, solve};
 use ascribe_tests::{oracle, tolerance, with_eight_threads};
@@ -29,7 +30,7 @@ impl Data {
         oracle::uniform(Stream::new(self.seed, "rhs"), rows * self.dim())
     }
     fn options(&self) -> DataInf {
-        DataInf { damping: DataInfDamping::Absolute(self.damping), ..DataInf::default() }
+        DataInf { damping: Damping::Absolute(self.damping), ..DataInf::default() }
     }
     fn solve(&self, v: &[f64]) -> Vec<f64> {
         let g = self.gradients();
@@ -88,15 +89,15 @@ proptest! {
     fn it_is_the_mean_of_the_inverses(data in data(), rows in 0..4_usize, factor in 0.01..1.0_f64) {
         let (g, v, dim) = (data.gradients(), data.rhs(rows), data.dim());
         let view = MatRef::new(&g, data.examples, dim).unwrap();
-        for damping in [DataInfDamping::Absolute(data.damping), DataInfDamping::Relative(factor)] {
+        for damping in [Damping::Absolute(data.damping), Damping::Relative(factor)] {
             let inverse = DataInf { damping, ..DataInf::default() }.prepare(view, &data.layers).unwrap();
             let dampings: Vec<f64> = inverse.dampings().collect();
             let mut start = 0;
             for (&len, found) in data.layers.iter().zip(&dampings).filter(|(len, _)| **len > 0) {
                 let squares: f64 = g.chunks_exact(dim).flat_map(|g| &g[start..start + len]).map(|x| x * x).sum();
                 let expected = match damping {
-                    DataInfDamping::Absolute(value) => value,
-                    DataInfDamping::Relative(factor) => factor * squares / (len * data.examples) as f64,
+                    Damping::Absolute(value) => value,
+                    Damping::Relative(factor) => factor * squares / (len * data.examples) as f64,
                 };
                 prop_assert!((found / expected - 1.0).abs() <= tolerance::gamma::<f64>(2 * len + 2 * data.examples + 8));
                 start += len;
@@ -157,7 +158,7 @@ proptest! {
         let (g, v, dim) = (data.gradients(), data.rhs(1), data.dim());
         let c = 4.0_f64.powi(exponent);
         let scaled: Vec<f64> = g.iter().map(|x| x * 2.0_f64.powi(exponent)).collect();
-        let options = DataInf { damping: DataInfDamping::Absolute(c * data.damping), ..data.options() };
+        let options = DataInf { damping: Damping::Absolute(c * data.damping), ..data.options() };
         let x = solve(&options.prepare(MatRef::new(&scaled, data.examples, dim).unwrap(), &data.layers).unwrap(), &v).0;
         prop_assert_eq!(x.iter().map(|x| c * x).collect::<Vec<_>>(), data.solve(&v));
         // |x - v / l| <= |g|^2 |v| / l^2
@@ -192,11 +193,7 @@ impl GradientSource<f64> for Blocks {
     }
 }
 
-fn prepare<'a>(
-    damping: DataInfDamping,
-    g: &'a [f64],
-    layers: &[usize],
-) -> Result<DataInfInverse<MatRef<'a, f64>>, Error> {
+fn prepare<'a>(damping: Damping, g: &'a [f64], layers: &[usize]) -> Result<DataInfInverse<MatRef<'a, f64>>, Error> {
     let dim = layers.iter().sum::<usize>().max(1);
     DataInf { damping, ..DataInf::default() }.prepare(MatRef::new(g, g.len() / dim, dim).unwrap(), layers)
 }
@@ -206,24 +203,24 @@ fn prepare<'a>(
 fn peers_defect_7_a_damping_that_is_not_positive_is_refused() {
     let g = [1.0, 2.0, 0.0, 3.0, 4.0, 0.0];
     for value in [0.0, -0.0, -1.0, f64::NAN, f64::INFINITY] {
-        for damping in [DataInfDamping::Absolute(value), DataInfDamping::Relative(value)] {
+        for damping in [Damping::Absolute(value), Damping::Relative(value)] {
             let error = prepare(damping, &g, &[2, 1]).unwrap_err();
             assert!(matches!(error, Error::Core(CoreError::Damping { .. })), "{error}");
         }
     }
     // The default is positive; a layer whose gradients are all 0 has none, and is named.
-    let error = prepare(DataInfDamping::default(), &g, &[2, 1]).unwrap_err();
+    let error = prepare(Damping::default(), &g, &[2, 1]).unwrap_err();
     assert!(matches!(error, Error::Core(CoreError::Singular { index: 1, .. })), "{error}");
     // An absolute damping that f32 cannot hold would be divided by.
-    let options = DataInf { damping: DataInfDamping::Absolute(1e-60), ..DataInf::default() };
+    let options = DataInf { damping: Damping::Absolute(1e-60), ..DataInf::default() };
     let error = options.prepare(MatRef::from_row(&[1.0_f32]), &[1]).unwrap_err();
     assert!(matches!(error, Error::Core(CoreError::Singular { index: 0, .. })), "{error}");
-    assert!(matches!(DataInf::default().damping, DataInfDamping::Relative(factor) if factor == 0.1));
+    assert!(matches!(DataInf::default().damping, Damping::Relative(factor) if factor == 0.1));
 }
 
 #[test]
 fn zero_gradients_and_right_hand_sides_have_defined_answers() {
-    let inverse = prepare(DataInfDamping::Absolute(0.5), &[0.0; 6], &[2, 0, 1]).unwrap();
+    let inverse = prepare(Damping::Absolute(0.5), &[0.0; 6], &[2, 0, 1]).unwrap();
     let (x, reports) = solve(&inverse, &[1.0, -2.0, 3.0, 0.0, 0.0, 0.0]);
     assert_eq!(x, [2.0, -4.0, 6.0, 0.0, 0.0, 0.0]);
     assert!(reports.iter().all(ascribe_solvers::inverse::SolveReport::is_converged));
@@ -232,14 +229,14 @@ fn zero_gradients_and_right_hand_sides_have_defined_answers() {
     let nothing = MatRef::<f64>::new(&[], 3, 0).unwrap();
     assert!(solve(&DataInf::default().prepare(nothing, &[]).unwrap(), &[]).0.is_empty());
     // Squares that overflow are no gradient of weight 0.
-    let error = prepare(DataInfDamping::Absolute(1.0), &[1e200, 0.0], &[2]);
+    let error = prepare(Damping::Absolute(1.0), &[1e200, 0.0], &[2]);
     assert!(matches!(error, Err(Error::Core(CoreError::Overflow { .. }))), "{error:?}");
 }
 
 #[test]
 fn wrong_input_is_named_and_writes_nothing() {
     let g = [1.0, 2.0, 0.5, 3.0, 4.0, 0.5];
-    let damping = DataInfDamping::Absolute(0.5);
+    let damping = Damping::Absolute(0.5);
     let whole = MatRef::new(&g, 2, 3).unwrap();
     let options = DataInf { damping, ..DataInf::default() };
     for layers in [&[2_usize][..], &[2, 2], &[usize::MAX, 4], &[]] {
@@ -255,7 +252,7 @@ fn wrong_input_is_named_and_writes_nothing() {
         Error::Core(CoreError::NonFinite { index: 1, .. })
     ));
     assert!(matches!(refusal(&inverse, &[1.0; 2]), Error::Core(CoreError::Shape { .. })));
-    let small = prepare(DataInfDamping::Absolute(1e-300), &g, &[3]).unwrap();
+    let small = prepare(Damping::Absolute(1e-300), &g, &[3]).unwrap();
     assert!(matches!(refusal(&small, &[1e300, -1e300, 1e300]), Error::NoConvergence { .. }));
 }
 

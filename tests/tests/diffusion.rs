@@ -68,7 +68,7 @@ impl Problem {
         let mut covariance =
             LayerCovariance::<f64, Type2>::new(self.shape, Sharing::Expand, Count::Example, Serial).unwrap();
         self.record(draws, |record, more| covariance.add(record, more)).unwrap();
-        covariance.factors().unwrap()
+        (covariance.factor_a().unwrap(), covariance.factor_g().unwrap())
     }
 
     fn kfac(&self) -> EigenBlock<f64> {

@@ -116,7 +116,7 @@ fn kfac_of(record: &LayerRecord<'_, f64>, shape: LayerShape) -> EigenBlock<f64> 
     let mut covariance =
         LayerCovariance::<f64, Empirical>::new(shape, Sharing::Expand, Count::Example, Serial).unwrap();
     covariance.add(record, &[]).unwrap();
-    let (a, g) = covariance.factors().unwrap();
+    let (a, g) = (covariance.factor_a().unwrap(), covariance.factor_g().unwrap());
     let (cols, rows) = (shape.weight_cols(), shape.d_out);
     EigenBlock::kronecker("layer", MatRef::new(&a, cols, cols).unwrap(), MatRef::new(&g, rows, rows).unwrap(), Serial)
         .unwrap()

@@ -4,7 +4,7 @@
 
 use ascribe_core::linop::Damped;
 use ascribe_core::score::Similarity;
-use ascribe_core::{MatMut, MatRef, Real, Scalar};
+use ascribe_core::{LinOp, MatMut, MatRef, Real, Scalar};
 use ascribe_solvers::attribution::{Effect, Influence};
 use ascribe_solvers::curvature::{Damping, Ekfac, Kfac, Type2};
 use ascribe_solvers::inverse::{

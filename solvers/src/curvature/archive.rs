@@ -11,6 +11,8 @@ use ascribe_core::{Error as CoreError, Real};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::covariance::Counts;
+use super::gram::Sum;
 use super::{
     Basis, Blocks, Count, Covariances, EigenBlock, EigenvalueCorrection, Fisher, LayerCovariance, LayerShape, Sharing,
 };
@@ -27,8 +29,8 @@ impl<S: Real, F: Fisher> Covariances<S, F> {
     /// # Errors
     /// [`Error::Archive`] when the bytes do not fit into memory.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
-        let mut file = Writer::new("covariances", F::NAME, self.layers().len());
-        for (l, (name, layer)) in self.layers().enumerate() {
+        let mut file = Writer::new("covariances", F::NAME, self.iter().len());
+        for (l, (name, layer)) in self.iter().enumerate() {
             let LayerShape { d_in, d_out, bias } = layer.shape();
             let cols = layer.shape().weight_cols();
             file.note(l, "name", name);
@@ -39,8 +41,9 @@ impl<S: Real, F: Fisher> Covariances<S, F> {
             file.note(l, "count", if layer.count() == Count::Example { "example" } else { "position" });
             file.note(l, "examples", layer.examples());
             file.note(l, "positions", layer.positions());
-            file.tensor(l, "a", vec![cols, cols], &layer.a);
-            file.tensor(l, "g", vec![d_out, d_out], &layer.g);
+            let [a, g] = layer.sums();
+            file.tensor(l, "a", vec![cols, cols], &a.lower);
+            file.tensor(l, "g", vec![d_out, d_out], &g.lower);
         }
         file.finish()
     }
@@ -64,15 +67,14 @@ impl<S: Real, F: Fisher> Covariances<S, F> {
             let (Some(cols), o) = (shape.d_in.checked_add(usize::from(shape.bias)), shape.d_out) else {
                 return Err(CoreError::Overflow { what: "layer" }.into());
             };
-            // The tensors are there in full before anything of their size is asked for.
-            let (a, g) = (file.tensor(l, "a", &[cols, cols])?, file.tensor(l, "g", &[o, o])?);
-            let mut layer = LayerCovariance::<S, F>::new(shape, sharing, count, par)?;
-            (layer.a, layer.g) = (a, g);
-            (layer.examples, layer.positions) = (file.number(l, "examples")?, file.number(l, "positions")?);
-            if layer.examples > layer.positions {
+            let a = Sum { dim: cols, lower: file.tensor(l, "a", &[cols, cols])? };
+            let g = Sum { dim: o, lower: file.tensor(l, "g", &[o, o])? };
+            let counts = Counts { examples: file.number(l, "examples")?, positions: file.number(l, "positions")? };
+            if counts.examples > counts.positions {
                 return Err(Error::Archive { why: "a layer has more examples than positions" });
             }
-            covariances.push(file.note(l, "name")?, layer);
+            let layer = LayerCovariance::from_sums(shape, sharing, count, [a, g], counts, par);
+            covariances.insert(file.note(l, "name")?, layer)?;
         }
         Ok(covariances)
     }

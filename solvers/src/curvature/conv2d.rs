@@ -129,7 +129,7 @@ fn positive(what: &'static str, value: usize) -> Result<(), CoreError> {
 /// // K-FAC's factors, as of any linear layer.
 /// let mut covariance = LayerCovariance::<f64, Empirical>::new(layer.shape(), Sharing::Expand, Count::Example, Serial)?;
 /// layer.each_record(images, &[grads], |_, _, record, more| covariance.add(record, more))?;
-/// assert_eq!(covariance.factors()?.1, [101.0]);
+/// assert_eq!(covariance.factor_g()?, [101.0]);
 /// # Ok::<(), ascribe_solvers::Error>(())
 /// ```
 ///

@@ -1,25 +1,112 @@
-//! Covariances of a layer's inputs and output gradients, accumulated from records.
+//! The Kronecker factors of linear layers, accumulated from records.
 
-use core::marker::PhantomData;
+use std::iter::once;
+use std::marker::PhantomData;
 
 use ascribe_core::record::LayerRecord;
-use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
+use ascribe_core::{Error as CoreError, MatRef, Real};
 
 use super::Fisher;
+use super::gram::{Sum, checked_sum, checked_trace};
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
-use crate::linalg::gram;
+use crate::error::check_shape;
+use crate::linalg::Rows;
 use crate::parallel::Parallelism;
 
-/// The sizes of a layer's weight, `[d_out, d_in]`, and whether a bias is its last column.
+/// The sizes of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerShape {
-    /// Inputs, without the 1 that a bias appends.
+    /// Inputs, without the constant of a bias.
     pub d_in: usize,
     /// Outputs.
     pub d_out: usize,
-    /// Whether there is a bias.
+    /// Whether a constant input 1 stands behind the others.
     pub bias: bool,
+}
+
+/// How the positions of an example, which share the layer's weight, enter the factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Each position is a sample: for losses that are sums over positions (tokens).
+    #[default]
+    Expand,
+    /// The inputs' mean and the gradients' sum over an example's positions are one: for models that pool them.
+    Reduce,
+}
+
+/// What the sum of output gradients is divided by under [`Sharing::Expand`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Count {
+    /// The number of examples: `G (x) A` is then on the scale of the mean curvature per example.
+    #[default]
+    Example,
+    /// The number of positions.
+    Position,
+}
+
+/// The two Kronecker factors of a layer's Fisher information, as sums in the precision `S`:
+/// `A = 1/M sum a a^T` over the inputs with their constant 1, `G = 1/N sum g g^T` over the gradients at the outputs.
+///
+/// With `M` unmasked positions and `N` examples that have one, and with sums over unmasked positions:
+///
+/// | sharing | `A` `[d_in + bias, d_in + bias]` | `G` `[d_out, d_out]` |
+/// |---|---|---|
+/// | [`Expand`](Sharing::Expand) | `1/M sum_{n,s} a_ns a_ns^T` | `1/N` or, by [`Count`], `1/M` times `sum_{n,s} g_ns g_ns^T` |
+/// | [`Reduce`](Sharing::Reduce) | `1/N sum_n a_n a_n^T` with the mean `a_n` over positions | `1/N sum_n g_n g_n^T` with the sum `g_n` |
+///
+/// Gradients are those of each example's own loss, not divided by a batch size; ones of a scaled loss have to be
+/// unscaled first, since the factor enters squared. Masked positions contribute nothing and may hold anything;
+/// masked padding changes no bit, threads do not either, and batches only round differently.
+///
+/// A batch of `r` rows costs `r (d_in + bias)^2 + r d_out^2` flops, the latter for each draw. Memory is [`bytes`](Self::bytes),
+/// plus, while adding, the work space of [`linalg::gram`](crate::linalg::gram()), one index for each unmasked position
+/// if there is a mask, and with [`Sharing::Reduce`] one row for each example and matrix. The sums of a batch have the
+/// error bound of `linalg::gram`; each batch or draw adds one rounding in `S`.
+///
+/// # Examples
+/// ```
+/// use ascribe_core::{MatRef, record::LayerRecord};
+/// use ascribe_solvers::curvature::{Count, Empirical, LayerCovariance, LayerShape, Sharing};
+/// use ascribe_solvers::parallel::Parallelism::Serial;
+/// let shape = LayerShape { d_in: 1, d_out: 1, bias: true };
+/// let mut layer = LayerCovariance::<f64, Empirical>::new(shape, Sharing::Expand, Count::Example, Serial)?;
+/// // Two examples of two positions, the last of which is padding.
+/// let (a, g) = (MatRef::new(&[1.0, 2.0, 3.0, f64::NAN], 4, 1)?, MatRef::new(&[1.0, 0.0, 2.0, f64::NAN], 4, 1)?);
+/// layer.add(&LayerRecord::new(2, a, g, Some(&[true, true, true, false]), true)?, &[])?;
+/// assert_eq!(layer.factor_a()?, [14.0 / 3.0, 2.0, 2.0, 1.0]);
+/// assert_eq!(layer.factor_g()?, [2.5]);
+/// # Ok::<(), ascribe_solvers::Error>(())
+/// ```
+///
+/// # References
+/// Martens and Grosse, arXiv:1503.05671, section 3; for shared weights, Eschenhagen et al., arXiv:2311.00636,
+/// equations 10 and 14.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerCovariance<S, F> {
+    shape: LayerShape,
+    sharing: Sharing,
+    count: Count,
+    a: Sum<S>,
+    g: Sum<S>,
+    counts: Counts,
+    par: Parallelism,
+    fisher: PhantomData<F>,
+}
+
+/// What has been added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Counts {
+    /// Examples with an unmasked position.
+    pub(super) examples: u64,
+    /// Unmasked positions.
+    pub(super) positions: u64,
+}
+
+impl Counts {
+    fn plus(self, other: Self) -> Result<Self, Error> {
+        let examples = checked_sum("examples", self.examples, other.examples)?;
+        Ok(Self { examples, positions: checked_sum("positions", self.positions, other.positions)? })
+    }
 }
 
 impl LayerShape {
@@ -29,93 +116,133 @@ impl LayerShape {
     }
 }
 
-/// What a layer whose weight is used at several positions of an example counts as a sample
-/// (Eschenhagen et al., arXiv:2311.00636).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sharing {
-    /// Each position: `A` is the mean of `a a^T` over positions, `G` the sum of `g g^T` over them. Exact for deep linear
-    /// networks whose loss sums over positions.
-    #[default]
-    Expand,
-    /// Each example: `A` is the mean over examples of the mean input's `a a^T`, `G` that of the summed gradient's
-    /// `g g^T`. Exact for deep linear networks that pool over positions.
-    Reduce,
-}
-
-/// What `G` is divided by. Under [`Sharing::Reduce`] both are the examples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Count {
-    /// The examples with at least one position that counts: the block is that of a mean over examples.
-    #[default]
-    Example,
-    /// The positions that count: smaller by the positions of an example, as some libraries have it.
-    Position,
-}
-
-/// Accumulates K-FAC's two factors of one layer from records, batch after batch: `A` `[weight_cols, weight_cols]` of
-/// the inputs, with a 1 for the bias as last entry, and `G` `[d_out, d_out]` of the output gradients, whose law is
-/// `F`.
-///
-/// Positions that are masked contribute to nothing, counts and bias included. What one accumulator would have seen,
-/// several that are merged have seen; [`Covariances`] has files. `S` is the precision of the sums: each record is
-/// summed in its own precision, pairwise over blocks of rows, and added to the state.
-///
-/// Cost: `I'^2 + O^2` flops a position, half those of a product. Memory: `(I'^2 + O^2) size_of::<S>()` bytes; while
-/// adding, copies of `4096` rows of a masked or reduced record, and the work space of [`gram`]. Rounding: `gram`'s, and
-/// one addition in `S` for each block of rows.
-///
-/// # Examples
-/// ```
-/// use ascribe_core::{MatRef, record::LayerRecord};
-/// use ascribe_solvers::{curvature::*, parallel::Parallelism::Serial};
-/// let shape = LayerShape { d_in: 1, d_out: 1, bias: true };
-/// let mut covariance = LayerCovariance::<f64, Empirical>::new(shape, Sharing::Expand, Count::Example, Serial)?;
-/// let (x, delta) = ([1.0, 3.0], [2.0, -1.0]); // one example of two positions
-/// covariance.add(&LayerRecord::new(1, MatRef::new(&x, 2, 1)?, MatRef::new(&delta, 2, 1)?, None, true)?, &[])?;
-/// let (a, g) = covariance.factors()?;
-/// assert_eq!(a, [5.0, 2.0, 2.0, 1.0]); // the means of x^2, x and 1
-/// assert_eq!(g, [5.0]); // a sum over positions, the mean over one example
-/// # Ok::<(), ascribe_solvers::Error>(())
-/// ```
-///
-/// # References
-/// Martens and Grosse, arXiv:1503.05671, section 3; expand and reduce: arXiv:2311.00636.
-#[derive(Debug, Clone)]
-pub struct LayerCovariance<S, F> {
-    shape: LayerShape,
-    sharing: Sharing,
-    count: Count,
-    /// The lower triangle of the sum of `a a^T`.
-    pub(super) a: Vec<S>,
-    /// The lower triangle of the sum of `g g^T`.
-    pub(super) g: Vec<S>,
-    pub(super) examples: u64,
-    pub(super) positions: u64,
-    par: Parallelism,
-    fisher: PhantomData<F>,
-}
-
-/// Rows that are summed at once. The cut does not depend on the mask, so padding changes no bit.
-const ROWS: usize = 4096;
-
 impl<S: Real, F: Fisher> LayerCovariance<S, F> {
-    /// Of a layer of this shape, before any example.
+    /// Of no examples yet.
     ///
     /// # Errors
-    /// [`CoreError::Overflow`] for a layer whose factors do not fit into memory.
+    /// [`CoreError::Overflow`] when the factors do not fit into memory.
     pub fn new(shape: LayerShape, sharing: Sharing, count: Count, par: Parallelism) -> Result<Self, Error> {
         let cols = shape.d_in.checked_add(usize::from(shape.bias));
-        let a = zeros("input covariance", cols.and_then(|cols| cols.checked_mul(cols)))?;
-        let g = zeros("output gradient covariance", shape.d_out.checked_mul(shape.d_out))?;
-        Ok(Self { shape, sharing, count, a, g, examples: 0, positions: 0, par, fisher: PhantomData })
+        let (a, g) = (Sum::new(cols.ok_or(CoreError::Overflow { what: "layer inputs" })?)?, Sum::new(shape.d_out)?);
+        Ok(Self { shape, sharing, count, a, g, counts: Counts::default(), par, fisher: PhantomData })
     }
 
-    /// The layer's sizes.
+    /// Adds the examples of a record.
+    ///
+    /// `more_draws` are further output gradients of the same examples, each `[examples * positions, d_out]`: the
+    /// other columns of a root of the loss Hessian, or other sampled targets (then each draw, the record's included,
+    /// divided by the root of their number). They add to `G`, not to `A` nor to the counts.
+    ///
+    /// # Errors
+    /// A shape error when the record or a draw does not fit; [`CoreError::NonFinite`] with the index of the first
+    /// unmasked element that is NaN or infinite; [`CoreError::Parameter`] when squares would overflow;
+    /// [`CoreError::Overflow`] of a count. Nothing is added then.
+    pub fn add<T: Real>(&mut self, record: &LayerRecord<'_, T>, more_draws: &[MatRef<'_, T>]) -> Result<(), Error> {
+        let par = self.par;
+        self.check_record(record, more_draws)?;
+        let kept: Option<Vec<usize>> = record.mask().map(|mask| (0..mask.len()).filter(|&row| mask[row]).collect());
+        let rows = |x| Rows { kept: kept.as_deref(), ..Rows::new(x) };
+        let given: Vec<_> = once(record.inputs())
+            .chain(once(record.output_grads()))
+            .chain(more_draws.iter().copied())
+            .map(rows)
+            .collect();
+        let added = Counts { examples: examples(record), positions: given[0].len() as u64 };
+        let counts = self.counts.plus(added)?;
+        let pooled: Vec<Vec<T>> = match self.sharing {
+            Sharing::Expand => Vec::new(),
+            Sharing::Reduce => given.iter().enumerate().map(|(i, rows)| pool(record, rows.x, i == 0)).collect(),
+        };
+        let mut samples = given.clone();
+        for (sample, pooled) in samples.iter_mut().zip(&pooled) {
+            *sample = Rows::new(MatRef::new(pooled, added.examples as usize, sample.x.cols())?);
+        }
+        samples[0].ones = self.shape.bias;
+
+        let trace = |what, i: usize| checked_trace(what, &samples[i], &given[i], par);
+        self.a.check_room::<T>("layer inputs", trace("layer inputs", 0)?)?;
+        let mut gradients = trace("output gradients", 1)?;
+        for draw in 2..samples.len() {
+            gradients += trace("further output gradients", draw)?;
+        }
+        self.g.check_room::<T>("output gradients", gradients)?;
+
+        for (i, sample) in samples.into_iter().enumerate() {
+            if i == 0 { &mut self.a } else { &mut self.g }.add(sample, par)?;
+        }
+        self.counts = counts;
+        Ok(())
+    }
+
+    fn check_record<T: Real>(&self, record: &LayerRecord<'_, T>, more_draws: &[MatRef<'_, T>]) -> Result<(), Error> {
+        let LayerShape { d_in, d_out, bias } = self.shape;
+        check_shape("layer inputs", d_in, record.d_in())?;
+        check_shape("layer outputs", d_out, record.d_out())?;
+        check_shape("bias", usize::from(bias), usize::from(record.has_bias()))?;
+        for draw in more_draws {
+            check_shape("rows of further output gradients", record.output_grads().rows(), draw.rows())?;
+            check_shape("columns of further output gradients", d_out, draw.cols())?;
+        }
+        Ok(())
+    }
+
+    /// Adds what `other` has seen: for shards of a data set. Its kind of Fisher information is the same by type.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when shape, sharing or count differ; [`CoreError::Parameter`] when the sum overflows;
+    /// [`CoreError::Overflow`] of a count. Nothing is added then.
+    pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
+        self.check_merge(other)?;
+        self.counts = self.counts.plus(other.counts)?;
+        self.a.merge(&other.a);
+        self.g.merge(&other.g);
+        Ok(())
+    }
+
+    fn check_merge(&self, other: &Self) -> Result<(), Error> {
+        let same = [
+            ("shapes of the layer", self.shape == other.shape),
+            ("ways of weight sharing", self.sharing == other.sharing),
+            ("counts of output gradients", self.count == other.count),
+        ];
+        if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
+            return Err(Error::Mismatch { what });
+        }
+        self.counts.plus(other.counts)?;
+        self.a.check_merge("layer inputs", &other.a)?;
+        self.g.check_merge("output gradients", &other.g)
+    }
+
+    /// `A`, symmetric, row-major `[d_in + bias, d_in + bias]`.
+    ///
+    /// # Errors
+    /// [`CoreError::Empty`] when no unmasked position has been added.
+    pub fn factor_a(&self) -> Result<Vec<S>, Error> {
+        let Counts { examples, positions } = self.counts()?;
+        Ok(self.a.symmetric(if self.sharing == Sharing::Expand { positions } else { examples }))
+    }
+
+    /// `G`, symmetric, row-major `[d_out, d_out]`.
+    ///
+    /// # Errors
+    /// As [`factor_a`](Self::factor_a).
+    pub fn factor_g(&self) -> Result<Vec<S>, Error> {
+        let Counts { examples, positions } = self.counts()?;
+        let by_position = (self.sharing, self.count) == (Sharing::Expand, Count::Position);
+        Ok(self.g.symmetric(if by_position { positions } else { examples }))
+    }
+
+    fn counts(&self) -> Result<Counts, Error> {
+        let empty = CoreError::Empty { what: "unmasked positions of a layer's covariance" };
+        if self.counts.positions == 0 { Err(empty.into()) } else { Ok(self.counts) }
+    }
+
+    /// The sizes of the layer.
     pub fn shape(&self) -> LayerShape {
         self.shape
     }
 
-    /// What counts as a sample.
+    /// How positions enter.
     pub fn sharing(&self) -> Sharing {
         self.sharing
     }
@@ -125,186 +252,90 @@ impl<S: Real, F: Fisher> LayerCovariance<S, F> {
         self.count
     }
 
-    /// The examples so far, those without a position that counts left out.
+    /// The number of examples added that have an unmasked position.
     pub fn examples(&self) -> u64 {
-        self.examples
+        self.counts.examples
     }
 
-    /// The positions that counted so far.
+    /// The number of unmasked positions added.
     pub fn positions(&self) -> u64 {
-        self.positions
+        self.counts.positions
     }
 
-    /// The bytes of the state: `(I'^2 + O^2) size_of::<S>()`.
+    /// The memory of the sums: `((d_in + bias)^2 + d_out^2) * size_of::<S>()`.
     pub fn bytes(&self) -> usize {
-        (self.a.len() + self.g.len()) * size_of::<S>()
+        (self.a.lower.len() + self.g.lower.len()) * size_of::<S>()
     }
 
-    /// Adds the examples of `record`, with the output gradients in it and, one matrix
-    /// `[examples * positions, d_out]` each, `more` draws of the same examples: the columns of a type-2 root or
-    /// further sampled targets. These add to `G`, but not to `A` and not to the counts. Masked positions may hold
-    /// anything.
-    ///
-    /// # Errors
-    /// A shape error; [`CoreError::NonFinite`] for NaN or infinity in an element that counts, or for one whose squares
-    /// add up to more than `T` can hold. Nothing is added then.
-    pub fn add<T: Real>(&mut self, record: &LayerRecord<'_, T>, more: &[MatRef<'_, T>]) -> Result<(), Error> {
-        check_shape("inputs of the record", self.shape.d_in, record.d_in())?;
-        check_shape("outputs of the record", self.shape.d_out, record.d_out())?;
-        check_shape("biases of the record", usize::from(self.shape.bias), usize::from(record.has_bias()))?;
-        let rows = record.inputs().rows();
-        for draw in more {
-            check_shape("rows of a further draw", rows, draw.rows())?;
-            check_shape("columns of a further draw", record.d_out(), draw.cols())?;
-        }
-        let counts = |row: usize| record.mask().is_none_or(|mask| mask[row]);
-        check_squares("inputs", record.inputs(), counts)?;
-        let draws = || core::iter::once(record.output_grads()).chain(more.iter().copied());
-        draws().try_for_each(|draw| check_squares("output gradients", draw, counts))?;
-
-        let (cols, d_in, d_out) = (self.shape.weight_cols(), self.shape.d_in, self.shape.d_out);
-        let (mut examples, mut positions) = (0_u64, 0_u64);
-        for n in 0..record.examples() {
-            let length: usize = record.runs(n).map(|run| run.len()).sum();
-            examples += u64::from(length > 0);
-            positions += length as u64;
-        }
-        let samples = if self.sharing == Sharing::Expand { positions } else { examples };
-        let (a, g, par) = (&mut self.a, &mut self.g, self.par);
-        let mut sums = vec![0.0; if self.shape.bias { d_in } else { 0 }];
-        for_each_block(record, record.inputs(), self.sharing, Pool::Mean, |block| {
-            if !sums.is_empty() {
-                block.row_iter().for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.to_f64()));
-            }
-            gram(MatMut::new(a, cols, cols)?.block(0, d_in, 0, d_in)?, block, par)
-        })?;
-        for draw in draws() {
-            for_each_block(record, draw, self.sharing, Pool::Sum, |block| {
-                gram(MatMut::new(g, d_out, d_out)?, block, par)
-            })?;
-        }
-        if self.shape.bias {
-            let last = &mut self.a[d_in * cols..];
-            last.iter_mut().zip(&sums).for_each(|(sum, &x)| *sum += S::from_f64(x));
-            last[d_in] += S::from_f64(samples as f64);
-        }
-        self.examples += examples;
-        self.positions += positions;
-        Ok(())
+    /// The sums as they are: row-major, zero above the diagonal.
+    #[cfg(feature = "safetensors")]
+    pub(super) fn sums(&self) -> [&Sum<S>; 2] {
+        [&self.a, &self.g]
     }
 
-    /// Adds what `other` has seen: as if one accumulator had seen it all.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] when the layers' sizes, their sharing or their counts differ.
-    pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
-        if (self.shape, self.sharing, self.count) != (other.shape, other.sharing, other.count) {
-            return Err(Error::Mismatch { what: "layers of the covariances" });
-        }
-        self.a.iter_mut().zip(&other.a).for_each(|(sum, &x)| *sum += x);
-        self.g.iter_mut().zip(&other.g).for_each(|(sum, &x)| *sum += x);
-        self.examples += other.examples;
-        self.positions += other.positions;
-        Ok(())
-    }
-
-    /// `A` and `G`, symmetric and divided by their counts.
-    ///
-    /// # Errors
-    /// [`CoreError::Empty`] before any position that counts, [`CoreError::NonFinite`] when a sum overflowed.
-    pub fn factors(&self) -> Result<(Vec<f64>, Vec<f64>), Error> {
-        if self.examples == 0 {
-            return Err(CoreError::Empty { what: "examples" }.into());
-        }
-        let (examples, positions) = (self.examples as f64, self.positions as f64);
-        let (over_a, over_g) = match (self.sharing, self.count) {
-            (Sharing::Reduce, _) => (examples, examples),
-            (Sharing::Expand, Count::Example) => (positions, examples),
-            (Sharing::Expand, Count::Position) => (positions, positions),
-        };
-        let symmetric = |sum: &[S], n: usize, over: f64| {
-            (0..n * n)
-                .map(|at| sum[(at / n).max(at % n) * n + (at / n).min(at % n)].to_f64() / over)
-                .collect::<Vec<_>>()
-        };
-        let a = symmetric(&self.a, self.shape.weight_cols(), over_a);
-        let g = symmetric(&self.g, self.shape.d_out, over_g);
-        check_finite("input covariance", &a)?;
-        check_finite("output gradient covariance", &g)?;
-        Ok((a, g))
+    /// From sums and counts that fit each other.
+    #[cfg(feature = "safetensors")]
+    pub(super) fn from_sums(
+        shape: LayerShape,
+        sharing: Sharing,
+        count: Count,
+        [a, g]: [Sum<S>; 2],
+        counts: Counts,
+        par: Parallelism,
+    ) -> Self {
+        Self { shape, sharing, count, a, g, counts, par, fisher: PhantomData }
     }
 }
 
-/// Refuses what is not finite, or has squares that do not add up to a finite number.
-fn check_squares<T: Real>(what: &'static str, x: MatRef<'_, T>, counts: impl Fn(usize) -> bool) -> Result<(), Error> {
-    let mut largest = T::ZERO;
-    for (_, row) in x.row_iter().enumerate().filter(|(row, _)| counts(*row)) {
-        check_finite(what, row)?;
-        largest = row.iter().fold(largest, |largest, x| if x.abs() > largest { x.abs() } else { largest });
+/// The number of examples with an unmasked position.
+fn examples<T: Real>(record: &LayerRecord<'_, T>) -> u64 {
+    match record.mask() {
+        None if record.positions() == 0 => 0,
+        None => record.examples() as u64,
+        Some(mask) => mask.chunks(record.positions().max(1)).filter(|mask| mask.contains(&true)).count() as u64,
     }
-    if (largest * largest * T::from_f64(x.rows() as f64)).is_finite() {
-        return Ok(());
-    }
-    let place = |(row, x): (usize, &[T])| Some((row, x.iter().position(|x| x.abs() == largest)?));
-    let (row, col) = x.row_iter().enumerate().filter(|(row, _)| counts(*row)).find_map(place).unwrap_or_default();
-    Err(CoreError::NonFinite { what: "sum of squares", index: row * x.cols() + col }.into())
 }
 
-/// What an example's positions become under [`Sharing::Reduce`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pool {
-    Mean,
-    Sum,
-}
-
-/// The samples of a matrix with the rows of a record, in blocks of [`ROWS`]; read in place where they can be.
-fn for_each_block<T: Real>(
-    record: &LayerRecord<'_, T>,
-    x: MatRef<'_, T>,
-    sharing: Sharing,
-    pool: Pool,
-    mut f: impl FnMut(MatRef<'_, T>) -> Result<(), CoreError>,
-) -> Result<(), CoreError> {
-    let width = x.cols();
-    if record.mask().is_none() && (sharing == Sharing::Expand || record.positions() == 1) {
-        let starts = (0..x.rows()).step_by(ROWS);
-        return starts.into_iter().try_for_each(|start| f(x.row_range(start, ROWS.min(x.rows() - start))?));
+/// The sum or the mean of the rows of `x` over the unmasked positions of every example that has one. Summed in f64,
+/// since the factors see only the rounded result.
+fn pool<T: Real>(record: &LayerRecord<'_, T>, x: MatRef<'_, T>, mean: bool) -> Vec<T> {
+    let mut out = Vec::new();
+    // Examples without positions may be as many as there are numbers.
+    if x.cols() == 0 || record.positions() == 0 {
+        return out;
     }
-    let (mut block, mut samples) = (Vec::new(), 0);
-    let mut add = |sample: &mut dyn FnMut(&mut Vec<T>)| {
-        sample(&mut block);
-        samples += 1;
-        if samples == ROWS {
-            f(MatRef::new(&block, samples, width)?)?;
-            block.clear();
-            samples = 0;
-        }
-        Ok::<(), CoreError>(())
-    };
-    for n in 0..record.examples() {
-        let mut rows = record.runs(n).flatten();
-        match sharing {
-            Sharing::Expand => rows.try_for_each(|row| add(&mut |block| block.extend_from_slice(x.row(row))))?,
-            Sharing::Reduce => {
-                let Some(first) = rows.next() else { continue };
-                let mut sample = x.row(first).to_vec();
-                let mut length = T::ONE;
-                for row in rows {
-                    sample.iter_mut().zip(x.row(row)).for_each(|(sum, &x)| *sum += x);
-                    length += T::ONE;
-                }
-                if pool == Pool::Mean {
-                    sample.iter_mut().for_each(|x| *x /= length);
-                }
-                add(&mut |block| block.extend_from_slice(&sample))?;
+    let mut sums = vec![0.0; x.cols()];
+    for example in 0..record.examples() {
+        let mut count = 0.0;
+        sums.fill(0.0);
+        for row in record.runs(example).flatten() {
+            count += 1.0;
+            for (sum, x) in sums.iter_mut().zip(x.row(row)) {
+                *sum += x.to_f64();
             }
         }
+        if count > 0.0 {
+            let scale = if mean { count } else { 1.0 };
+            out.extend(sums.iter().map(|sum| T::from_f64(sum / scale)));
+        }
     }
-    if samples > 0 { f(MatRef::new(&block, samples, width)?) } else { Ok(()) }
+    out
 }
 
-/// The covariances of a network's layers, each with a name.
-#[derive(Debug, Clone)]
+/// The covariances of a network's layers, by name and in the order in which they were put in.
+///
+/// # Examples
+/// ```
+/// use ascribe_solvers::curvature::{Count, Covariances, LayerCovariance, LayerShape, Sharing, Type2};
+/// use ascribe_solvers::parallel::Parallelism::Serial;
+/// let mut network = Covariances::<f32, Type2>::new();
+/// let shape = LayerShape { d_in: 784, d_out: 10, bias: true };
+/// network.insert("head", LayerCovariance::new(shape, Sharing::Expand, Count::Example, Serial)?)?;
+/// assert_eq!(network.bytes(), 4 * (785 * 785 + 10 * 10));
+/// assert!(network.get("head").is_some_and(|layer| layer.examples() == 0));
+/// # Ok::<(), ascribe_solvers::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
 pub struct Covariances<S, F> {
     layers: Vec<(String, LayerCovariance<S, F>)>,
 }
@@ -316,27 +347,35 @@ impl<S, F> Default for Covariances<S, F> {
 }
 
 impl<S: Real, F: Fisher> Covariances<S, F> {
-    /// No layers yet.
+    /// Of no layers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a layer behind the others.
-    pub fn push(&mut self, name: &str, layer: LayerCovariance<S, F>) {
-        self.layers.push((name.to_owned(), layer));
+    /// Puts a layer behind the others.
+    ///
+    /// # Errors
+    /// [`CoreError::Duplicate`] when there is one of this name.
+    pub fn insert(&mut self, name: impl Into<String>, layer: LayerCovariance<S, F>) -> Result<(), Error> {
+        let name = name.into();
+        if let Some(index) = self.layers.iter().position(|(other, _)| *other == name) {
+            return Err(CoreError::Duplicate { what: "layer name", index }.into());
+        }
+        self.layers.push((name, layer));
+        Ok(())
     }
 
-    /// The layers with their names.
-    pub fn layers(&self) -> impl ExactSizeIterator<Item = (&str, &LayerCovariance<S, F>)> {
-        self.layers.iter().map(|(name, layer)| (name.as_str(), layer))
+    /// The layer of that name.
+    pub fn get(&self, name: &str) -> Option<&LayerCovariance<S, F>> {
+        self.iter().find_map(|(other, layer)| (other == name).then_some(layer))
     }
 
-    /// The bytes of all layers' states.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|(_, layer)| layer.bytes()).sum()
+    /// The layer of that name, to add to.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut LayerCovariance<S, F>> {
+        self.layers.iter_mut().find_map(|(other, layer)| (other == name).then_some(layer))
     }
 
-    /// Adds a record of layer `l`: see [`LayerCovariance::add`].
+    /// Adds a record to layer `l`: see [`LayerCovariance::add`].
     ///
     /// # Errors
     /// [`CoreError::Index`] when there is no such layer; otherwise [`Error::Block`] with the layer's name.
@@ -348,20 +387,28 @@ impl<S: Real, F: Fisher> Covariances<S, F> {
         layer.add(record, more).map_err(|error| error.in_block(name))
     }
 
+    /// The layers in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &LayerCovariance<S, F>)> {
+        self.layers.iter().map(|(name, layer)| (name.as_str(), layer))
+    }
+
     /// Adds what `other` has seen, layer by layer.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] when the layers or their names differ; nothing is added then.
+    /// [`Error::Mismatch`] when the names or their order differ, else as [`LayerCovariance::merge`]. Nothing is
+    /// added then.
     pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
-        let key = |layer: &LayerCovariance<S, F>| (layer.shape, layer.sharing, layer.count);
-        let pairs = self.layers.iter().zip(&other.layers);
-        let same = pairs.fold(self.layers.len() == other.layers.len(), |same, ((name, own), (other_name, other))| {
-            same && name == other_name && key(own) == key(other)
-        });
-        if !same {
-            return Err(Error::Mismatch { what: "layers of the covariances" });
+        if !self.iter().map(|(name, _)| name).eq(other.iter().map(|(name, _)| name)) {
+            return Err(Error::Mismatch { what: "names of the layers" });
         }
-        let mut pairs = self.layers.iter_mut().zip(&other.layers);
-        pairs.try_for_each(|((_, own), (_, other))| own.merge(other))
+        for ((_, own), (_, other)) in self.layers.iter().zip(&other.layers) {
+            own.check_merge(other)?;
+        }
+        self.layers.iter_mut().zip(&other.layers).try_for_each(|((_, own), (_, other))| own.merge(other))
+    }
+
+    /// The memory of all sums; see [`LayerCovariance::bytes`].
+    pub fn bytes(&self) -> usize {
+        self.iter().map(|(_, layer)| layer.bytes()).sum()
     }
 }

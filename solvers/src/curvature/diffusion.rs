@@ -49,7 +49,7 @@ fn scale(outputs: usize) -> f64 {
 /// let shape = LayerShape { d_in: 1, d_out: 1, bias: false };
 /// let mut covariance = LayerCovariance::<f64, Type2>::new(shape, Sharing::Expand, Count::Example, Serial)?;
 /// covariance.add(&record, &[draws.row_range(1, 1)?])?;
-/// assert_eq!(covariance.factors()?.1, [25.0]);
+/// assert_eq!(covariance.factor_g()?, [25.0]);
 /// # Ok::<(), ascribe_solvers::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy)]

@@ -2,8 +2,8 @@
 
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
+use super::damping::{Eigenvalues, Filter, mean};
 use super::{EigenFunction, Spectrum};
-use super::damping::{Filter, Eigenvalues, mean};
 use crate::Error;
 use crate::error::{check_finite, check_shape};
 use crate::linalg::{Clamped, Eigen, matmul, symmetric_eigen};

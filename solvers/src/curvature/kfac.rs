@@ -49,11 +49,12 @@ impl<T: Real, F: Fisher> Kfac<T, F> {
     /// [`EigenBlock::kronecker`] says.
     pub fn new<S: Real>(covariances: &Covariances<S, F>, par: Parallelism) -> Result<Self, Error> {
         let block = |(name, layer): (&str, &LayerCovariance<S, F>)| {
-            let (a, g) = layer.factors().map_err(|error| error.in_block(name))?;
+            let named = |error: Error| error.in_block(name);
+            let (a, g) = (layer.factor_a().map_err(named)?, layer.factor_g().map_err(named)?);
             let (cols, rows) = (layer.shape().weight_cols(), layer.shape().d_out);
             EigenBlock::kronecker(name, MatRef::new(&a, cols, cols)?, MatRef::new(&g, rows, rows)?, par)
         };
-        let blocks = covariances.layers().map(block).collect::<Result<_, _>>()?;
+        let blocks = covariances.iter().map(block).collect::<Result<_, _>>()?;
         Ok(Self { blocks: Blocks::new(blocks), fisher: PhantomData })
     }
 
@@ -85,7 +86,7 @@ impl<S: Real, F: Fisher> Covariances<S, F> {
         for (l, layer) in lin.network().layers().iter().enumerate() {
             let shape = LayerShape { d_in: layer.inputs, d_out: layer.outputs, bias: layer.bias };
             let layer = LayerCovariance::new(shape, Sharing::Expand, Count::Example, lin.parallelism())?;
-            covariances.push(&l.to_string(), layer);
+            covariances.insert(l.to_string(), layer)?;
         }
         each_record(lin, fisher, 0, |l, record, more| covariances.add(l, record, more))?;
         Ok(covariances)

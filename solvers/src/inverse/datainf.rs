@@ -5,8 +5,10 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, check_system};
 use crate::Error;
-use crate::error::check_shape;
+use crate::curvature::Damping;
+use crate::error::{check_shape, zeros};
 use crate::linalg::matmul;
+use crate::network::Linearized;
 use crate::parallel::Parallelism;
 
 /// Approximates `(F_l + lambda_l I)^-1 v` for each layer `l`, `F_l` being the mean of `g g^T` over the examples'
@@ -22,9 +24,9 @@ use crate::parallel::Parallelism;
 /// # Examples
 /// ```
 /// use ascribe_core::{MatMut, MatRef};
-/// use ascribe_solvers::inverse::{DataInf, DataInfDamping, Solve};
+/// use ascribe_solvers::{curvature::Damping, inverse::{DataInf, Solve}};
 /// let gradients = MatRef::new(&[1.0, 0.0, 0.0, 2.0], 2, 2)?;
-/// let datainf = DataInf { damping: DataInfDamping::Absolute(1.0), ..DataInf::default() };
+/// let datainf = DataInf { damping: Damping::Absolute(1.0), ..DataInf::default() };
 /// let mut x = [0.0; 2];
 /// datainf.prepare(gradients, &[2])?.solve(MatMut::from_row(&mut x), MatRef::from_row(&[1.0, 1.0]))?;
 /// assert!((x[0] - 0.75_f64).abs() < 1e-15 && (x[1] - 0.6).abs() < 1e-15); // (1/2 + 1)/2 and (1 + 1/5)/2
@@ -35,25 +37,11 @@ use crate::parallel::Parallelism;
 /// Kwon, Wu, Wu and Zou, arXiv:2310.00902, equation 5; the relative damping is theirs, section 4.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DataInf {
-    /// What is added to the diagonal; default a tenth of each layer's mean squared gradient entry.
-    pub damping: DataInfDamping,
+    /// What is added to the diagonal, and divided by, so that it must be positive. A relative one is relative to the mean
+    /// of all squared gradient entries of a layer, which is its mean eigenvalue. Default 0.1 of that.
+    pub damping: Damping,
     /// Threads; default one.
     pub parallelism: Parallelism,
-}
-
-/// The damping of each layer. It is divided by, so it must be positive.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum DataInfDamping {
-    /// The same number for every layer.
-    Absolute(f64),
-    /// This many times the mean of all squared gradient entries of the layer.
-    Relative(f64),
-}
-
-impl Default for DataInfDamping {
-    fn default() -> Self {
-        Self::Relative(0.1)
-    }
 }
 
 /// Per-example gradients that come in blocks of rows, so that `[n, D]` need not be in memory.
@@ -78,6 +66,23 @@ impl<T: Real> GradientSource<T> for MatRef<'_, T> {
         (0..self.rows())
             .step_by(BLOCK)
             .try_for_each(|start| visit(self.row_range(start, BLOCK.min(self.rows() - start))?))
+    }
+}
+
+impl<T: Real> GradientSource<T> for &Linearized<'_, T> {
+    fn dim(&self) -> usize {
+        self.network().params()
+    }
+    fn for_each_block(&self, visit: &mut dyn FnMut(MatRef<'_, T>) -> Result<(), Error>) -> Result<(), Error> {
+        let dim = self.network().params();
+        let mut block = zeros("block of gradients", dim.checked_mul(BLOCK.min(self.examples())))?;
+        for start in (0..self.examples()).step_by(BLOCK) {
+            let rows = BLOCK.min(self.examples() - start);
+            let block = &mut block[..rows * dim];
+            self.example_gradients(start, MatMut::new(block, rows, dim)?)?;
+            visit(MatRef::new(block, rows, dim)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -115,7 +120,7 @@ impl DataInf {
         source: S,
         layers: &[usize],
     ) -> Result<DataInfInverse<S>, Error> {
-        let (DataInfDamping::Absolute(value) | DataInfDamping::Relative(value)) = self.damping;
+        let (Damping::Absolute(value) | Damping::Relative(value)) = self.damping;
         if !(value > 0.0 && value.is_finite()) {
             return Err(CoreError::Damping { value }.into());
         }
@@ -146,7 +151,7 @@ impl DataInf {
             return Err(CoreError::Empty { what: "gradients" }.into());
         }
         for (index, layer) in layers.iter_mut().enumerate().filter(|(_, layer)| layer.len > 0) {
-            if let DataInfDamping::Relative(factor) = self.damping {
+            if let Damping::Relative(factor) = self.damping {
                 let entries = examples as f64 * layer.len as f64;
                 layer.damping = layer.squares.iter().map(|square| factor * (square / entries)).sum();
             }

@@ -2,7 +2,8 @@
 
 use ascribe_core::linop::{AssumeSelfAdjoint, Dense, apply_alloc};
 use ascribe_core::{MatMut, MatRef, Real};
-use ascribe_solvers::inverse::{DataInf, DataInfDamping, Lanczos, LowRankInverse, Minres, NegativeRitz, Nystrom};
+use ascribe_solvers::curvature::Damping;
+use ascribe_solvers::inverse::{DataInf, Lanczos, LowRankInverse, Minres, NegativeRitz, Nystrom};
 use ascribe_solvers::parallel::Parallelism::Serial;
 
 use super::Op;
@@ -54,8 +55,8 @@ fn datainf<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let (gradients, v) = (inputs.floats::<T>("grads")?, inputs.floats::<T>("v")?);
     let (layers, damping) = (inputs.indices("layer_sizes")?.data, inputs.number("damping")?);
     let damping = match inputs.choice("damping_mode", &[("absolute", false), ("relative", true)])? {
-        false => DataInfDamping::Absolute(damping),
-        true => DataInfDamping::Relative(damping),
+        false => Damping::Absolute(damping),
+        true => Damping::Relative(damping),
     };
     let inverse = DataInf { damping, ..DataInf::default() }.prepare(gradients.matrix()?, &layers)?;
     let dampings: Vec<f64> = inverse.dampings().collect();

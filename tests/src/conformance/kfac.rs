@@ -1,4 +1,4 @@
-//! `kfac.apply_inverse`, `ekfac.*`, `embedding.kfac`, `psd.inverse_root`, and the K-FAC operations of networks.
+//! `gram.accumulate`, `kfac.*`, `ekfac.*`, `embedding.kfac`, `psd.inverse_root`, and the K-FAC operations of networks.
 
 use ascribe_core::derivative::Reduction;
 use ascribe_core::matmul::matmul;
@@ -7,7 +7,7 @@ use ascribe_core::reduce::norm2;
 use ascribe_core::{LinOp, MatMut, MatRef, Real};
 use ascribe_solvers::curvature::{
     Count, Covariances, Damping, EigenBlock, EigenvalueCorrection, Ekfac, EmbeddingCorrection, EmbeddingCovariance,
-    EmbeddingRecord, Empirical, Filter, Fisher, Inversion, Kfac, LayerCovariance, LayerShape, Sharing, Type2,
+    EmbeddingRecord, Empirical, Filter, Fisher, Gram, Inversion, Kfac, LayerCovariance, LayerShape, Sharing, Type2,
 };
 use ascribe_solvers::parallel::Parallelism::Serial;
 
@@ -18,6 +18,8 @@ use crate::Failure;
 
 /// The operations of this folder.
 pub const OPS: &[Op] = &[
+    Op::new("gram.accumulate", gram::<f64>, gram::<f32>),
+    Op::new("kfac.factors", kfac_factors::<f64>, kfac_factors::<f32>),
     Op::new("kfac.apply_inverse", kfac_inverse::<f64>, kfac_inverse::<f32>),
     Op::new("ekfac.eigenvalues", ekfac_eigenvalues::<f64>, ekfac_eigenvalues::<f32>),
     Op::new("ekfac.apply_inverse", ekfac_inverse::<f64>, ekfac_inverse::<f32>),
@@ -33,6 +35,38 @@ fn apply<T: Real>(op: &dyn LinOp<T>, v: MatRef<'_, T>) -> Result<Vec<T>, Failure
     let mut scratch = vec![T::ZERO; op.scratch_len(v.rows())];
     op.apply(MatMut::new(&mut out, v.rows(), op.dim_out())?, v, &mut scratch)?;
     Ok(out)
+}
+
+fn gram<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
+    let g = inputs.floats::<T>("g")?;
+    let weights = if inputs.has("weight") { Some(inputs.floats::<T>("weight")?.data) } else { None };
+    let ([_, dim], chunks) = (g.dims()?, inputs.indices("chunks")?.data);
+    let reduction = inputs.choice("normalize", &[("mean", Reduction::Mean), ("sum", Reduction::Sum)])?;
+    let mut gram = Gram::<T>::new(dim, Serial)?;
+    for bounds in chunks.windows(2) {
+        let rows = g.matrix()?.row_range(bounds[0], bounds[1].saturating_sub(bounds[0]))?;
+        gram.add(rows, weights.as_ref().and_then(|weights| weights.get(bounds[0]..bounds[1])))?;
+    }
+    Ok(Outputs::new().floats("gram", &[dim; 2], &gram.matrix(reduction)?))
+}
+
+pub(super) const SHARING: [(&str, Sharing); 2] = [("expand", Sharing::Expand), ("reduce", Sharing::Reduce)];
+pub(super) const COUNT: [(&str, Count); 2] = [("example", Count::Example), ("position", Count::Position)];
+
+fn kfac_factors<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
+    let (a, g) = (inputs.floats::<T>("a")?, inputs.floats::<T>("g")?);
+    let ([n, s, d_in], [_, _, d_out], bias) = (a.dims()?, g.dims()?, inputs.switch("bias")?);
+    let mask = if inputs.has("mask") { Some(inputs.flags("mask")?.data) } else { None };
+    let (x, delta) = (MatRef::new(&a.data, n * s, d_in)?, MatRef::new(&g.data, n * s, d_out)?);
+    let (sharing, count) = (inputs.choice("approx", &SHARING)?, inputs.choice("g_count", &COUNT)?);
+    let shape = LayerShape { d_in, d_out, bias };
+    let mut covariance = LayerCovariance::<T, Empirical>::new(shape, sharing, count, Serial)?;
+    covariance.add(&LayerRecord::new(n, x, delta, mask.as_deref(), bias)?, &[])?;
+    Ok(Outputs::new().floats("factor_a", &[shape.weight_cols(); 2], &covariance.factor_a()?).floats(
+        "factor_g",
+        &[d_out; 2],
+        &covariance.factor_g()?,
+    ))
 }
 
 /// What `f` of a corrected block magnifies rounding of the two factors by, relative to its largest value: rounding
@@ -118,7 +152,7 @@ fn ekfac_block<T: Real>(inputs: &Inputs<'_>) -> Result<[EigenBlock<T>; 2], Failu
     let shape = LayerShape { d_in, d_out, bias };
     let mut covariance = LayerCovariance::<T, Empirical>::new(shape, Sharing::Expand, Count::Example, Serial)?;
     covariance.add(&record, &[])?;
-    let (a, g) = covariance.factors()?;
+    let (a, g) = (covariance.factor_a()?, covariance.factor_g()?);
     let (a, g) = (MatRef::new(&a, shape.weight_cols(), shape.weight_cols())?, MatRef::new(&g, d_out, d_out)?);
     let kfac = EigenBlock::kronecker("case", a, g, Serial)?;
     let mut correction = EigenvalueCorrection::<T, Empirical>::new(&kfac, Serial);
@@ -235,9 +269,9 @@ fn factors_of<T: Real, F: Fisher>(inputs: &Inputs<'_>, fisher: &F) -> Result<Out
     let scale = lin.scale().to_f64() * lin.examples() as f64;
     let mut outputs = Outputs::new();
     let blocks = kfac.blocks().layers().iter().zip(ekfac.blocks().layers());
-    for (l, ((_, layer), (product, block))) in covariances.layers().zip(blocks).enumerate() {
-        let (a, g) = layer.factors()?;
-        let g: Vec<T> = g.iter().map(|&g| T::from_f64(scale * g)).collect();
+    for (l, ((_, layer), (product, block))) in covariances.iter().zip(blocks).enumerate() {
+        let (a, g) = (layer.factor_a()?, layer.factor_g()?);
+        let g: Vec<T> = g.iter().map(|&g| T::from_f64(scale * g.to_f64())).collect();
         let (cols, rows) = (block.cols(), block.rows());
         let (a, g) = (MatRef::new(&a, cols, cols)?, MatRef::new(&g, rows, rows)?);
         outputs = outputs

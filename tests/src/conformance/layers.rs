@@ -10,6 +10,7 @@ use ascribe_solvers::parallel::Parallelism::Serial;
 
 use super::Op;
 use super::case::{Inputs, Outputs};
+use super::kfac::{COUNT, SHARING};
 use crate::Failure;
 use crate::failure::fail;
 
@@ -31,14 +32,7 @@ fn conv2d<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         dilation: pair("dil")?,
         groups: 1,
     };
-    let sharing = match inputs.choice("approx", &[("expand", false), ("reduce", true)])? {
-        false => Sharing::Expand,
-        true => Sharing::Reduce,
-    };
-    let count = match inputs.choice("g_count", &[("example", false), ("position", true)])? {
-        false => Count::Example,
-        true => Count::Position,
-    };
+    let (sharing, count) = (inputs.choice("approx", &SHARING)?, inputs.choice("g_count", &COUNT)?);
     let layer = conv.layer([channels, height, width], d_out, inputs.switch("bias")?)?;
     if layer.output_size() != [out_height, out_width] {
         return fail(format!("in.g has shape {:?}, the output is {:?}", g.shape, layer.output_size()));
@@ -47,7 +41,7 @@ fn conv2d<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let output_grads = MatRef::new(&g.data, n, d_out * layer.positions())?;
     let mut covariance = LayerCovariance::<T, Empirical>::new(layer.shape(), sharing, count, Serial)?;
     layer.each_record(images, &[output_grads], |_, _, record, more| covariance.add(record, more))?;
-    let (factor_a, factor_g) = covariance.factors()?;
+    let (factor_a, factor_g) = (covariance.factor_a()?, covariance.factor_g()?);
     let cols = layer.shape().weight_cols();
     let mut grads = vec![T::ZERO; n * layer.dim()];
     layer.gradients(MatMut::new(&mut grads, n, layer.dim())?, images, output_grads)?;
@@ -78,10 +72,10 @@ fn diffusion<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let record = |draw| LayerRecord::new(m, x, draw, None, shape.bias);
     let mut covariance = LayerCovariance::<T, Type2>::new(shape, Sharing::Expand, Count::Example, Serial)?;
     covariance.add(&record(draws[0])?, &draws[1..])?;
-    let (factor_a, factor_g) = covariance.factors()?;
+    let (factor_a, factor_g) = (covariance.factor_a()?, covariance.factor_g()?);
     let mut monte_carlo = LayerCovariance::<T, Sampled>::new(shape, Sharing::Expand, Count::Example, Serial)?;
     monte_carlo.add(&record(MatRef::new(&sampled, m * s, d_out)?)?, &[])?;
-    let (_, factor_g_mc) = monte_carlo.factors()?;
+    let factor_g_mc = monte_carlo.factor_g()?;
     let cols = shape.weight_cols();
     let (a, g) = (MatRef::new(&factor_a, cols, cols)?, MatRef::new(&factor_g, d_out, d_out)?);
     let block = EigenBlock::kronecker("case", a, g, Serial)?;
