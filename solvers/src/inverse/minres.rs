@@ -298,8 +298,8 @@ impl<T: Real> Column<T> {
         // The new column of R^-1: e_k less the last two, over gamma. Its own place is empty in those.
         let [e, d, g] = [epsilon, delta, gamma].map(|x| x / self.scale);
         let column = (1.0 + (e * older).powi(2) + (d * last).powi(2) + 2.0 * e * d * inner).sqrt() / g;
-        // Not `>=`, because 0 / 0 is no direction either.
-        if !(SINGULAR * noise * column < self.scale) {
+        // 0 / 0 is no direction either.
+        if column.is_nan() || SINGULAR * noise * column >= self.scale {
             self.due = true;
             self.singular = true;
             return Ok(());
