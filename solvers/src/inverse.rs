@@ -30,6 +30,7 @@ mod minres;
 mod neumann;
 mod nystrom;
 mod report;
+mod tridiagonal;
 mod woodbury;
 
 pub use cg::{Cg, PreparedCg};
