@@ -332,6 +332,10 @@ impl<T: Real> PreparedMinres<'_, T> {
             column.begin(beta, &options);
             Ok(())
         };
+        let residual = |column: &mut Column<T>, q: &mut [T]| {
+            column.set_residual(rhs.row(column.row), q, damping);
+            Ok::<(), Error>(())
+        };
         self.normalise(select(&mut columns, |_| true), &mut space, begin)?;
         for step in 1..=max_iterations {
             let running = select(&mut columns, |_| true);
@@ -340,7 +344,7 @@ impl<T: Real> PreparedMinres<'_, T> {
             }
             space.apply(self.op, running, par, Column::primal, |column, q| column.expand(q, damping))?;
             self.normalise(select(&mut columns, |_| true), &mut space, |column, beta| column.advance(beta, step))?;
-            self.set_residuals(select(&mut columns, |column| column.due), &mut space, rhs)?;
+            space.apply(self.op, select(&mut columns, |column| column.due), par, |column| &column.x, residual)?;
             self.normalise(select(&mut columns, |column| column.due), &mut space, begin)?;
         }
         for column in &mut columns {
@@ -348,32 +352,13 @@ impl<T: Real> PreparedMinres<'_, T> {
             // A residual that was not halved is nothing to complain of here.
             column.start = f64::INFINITY;
         }
-        self.set_residuals(columns.iter_mut().filter(|column| column.due).collect(), &mut space, rhs)?;
+        let moved = columns.iter_mut().filter(|column| column.due).collect();
+        space.apply(self.op, moved, par, |column: &Column<T>| &column.x, residual)?;
         self.normalise(select(&mut columns, |column| column.due), &mut space, begin)?;
         for column in &mut columns {
             out.row_mut(column.row).iter_mut().zip(&column.x).for_each(|(out, &x)| *out = x * column.unit);
         }
         Ok(columns.iter().map(Column::report).collect())
-    }
-
-    /// The true residuals.
-    fn set_residuals(
-        &self,
-        columns: Vec<&mut Column<T>>,
-        space: &mut SharedProduct<T>,
-        rhs: MatRef<'_, T>,
-    ) -> Result<(), Error> {
-        let Minres { damping, parallelism, .. } = self.options;
-        space.apply(
-            self.op,
-            columns,
-            parallelism,
-            |column| &column.x,
-            |column, q| {
-                column.set_residual(rhs.row(column.row), q, damping);
-                Ok::<(), Error>(())
-            },
-        )
     }
 
     /// Normalises the new vector of each column and hands it the norm.
