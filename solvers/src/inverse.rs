@@ -37,6 +37,7 @@ mod nystrom;
 mod report;
 mod spectral_radius;
 mod step_size;
+mod tridiagonal;
 mod woodbury;
 
 pub use astra::{Astra, AstraReport, PreparedAstra};

@@ -5,6 +5,7 @@ use core::fmt;
 use ascribe_core::reduce::{axpy, dot, norm2, norm2_squared};
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
+use super::block::{Reach, SharedProduct, power_of_two};
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
 use crate::Error;
 use crate::error::check_shape;
@@ -133,8 +134,7 @@ struct Column<T> {
     residual: f64,
     /// `r . r`, which is `rho` without a preconditioner.
     squared: f64,
-    /// Bounds `|x|`: the first iterate and the lengths of all steps.
-    reach: f64,
+    reach: Reach,
     stop: Option<Stop>,
 }
 
@@ -161,7 +161,7 @@ impl<T: Real> Column<T> {
             Some(Stop::Diverged { step })
         } else if curvature <= noise {
             Some(Stop::NegativeCurvature { curvature: curvature / (length * length) })
-        } else if self.overflows(alpha, length) {
+        } else if self.reach.overflows(&self.x, alpha, &self.p, length, self.unit) {
             // The residual that is carried along would not notice.
             Some(Stop::Diverged { step })
         } else {
@@ -171,17 +171,6 @@ impl<T: Real> Column<T> {
             None
         };
         Ok(())
-    }
-
-    /// Whether the step `alpha` along a direction of this `length` leaves the finite numbers. Almost always the
-    /// lengths of the steps so far say no.
-    fn overflows(&mut self, alpha: f64, length: f64) -> bool {
-        self.reach += alpha.abs() * length;
-        let bounded = self.reach * self.unit.to_f64() < 0.5 * T::MAX.to_f64();
-        let alpha = T::from_f64(alpha);
-        let element = |(&x, &p): (&T, &T)| !((x + alpha * p) * self.unit).is_finite();
-        // A bound that is NaN is no bound: then, too, each element is looked at.
-        !bounded && self.x.iter().zip(&self.p).any(element)
     }
 
     /// `r = v - (A + damping I) x`, given `q = A x`.
@@ -209,66 +198,45 @@ impl<T: Real> Column<T> {
     }
 }
 
+/// The columns that still run.
+fn running<T>(columns: &mut [Column<T>]) -> Vec<&mut Column<T>> {
+    columns.iter_mut().filter(|column| column.stop.is_none()).collect()
+}
+
 impl<T: Real> PreparedCg<'_, T> {
-    /// Applies `op` to one vector of every column that still runs, and hands each its result.
-    fn apply(
+    fn precondition_and_turn(
         &self,
-        op: &dyn LinOp<T>,
         columns: &mut [Column<T>],
-        space: &mut Space<T>,
-        vector: impl Fn(&Column<T>) -> &[T],
-        f: impl Fn(&mut Column<T>, &mut [T]) -> Result<(), CoreError> + Sync,
+        space: &mut SharedProduct<T>,
+        first: bool,
     ) -> Result<(), Error> {
-        let mut active: Vec<&mut Column<T>> = columns.iter_mut().filter(|column| column.stop.is_none()).collect();
-        if active.is_empty() || self.dim == 0 {
-            return Ok(());
-        }
-        space.input.clear();
-        for column in &active {
-            space.input.extend_from_slice(vector(column));
-        }
-        let len = space.input.len();
-        space.output.resize(len, T::ZERO);
-        space.scratch.resize(op.scratch_len(active.len()), T::ZERO);
-        let output = MatMut::new(&mut space.output, active.len(), self.dim)?;
-        op.apply(output, MatRef::new(&space.input, active.len(), self.dim)?, &mut space.scratch)?;
-        let tasks = active.drain(..).zip(space.output.chunks_exact_mut(self.dim)).collect();
-        for_each(self.options.parallelism, tasks, |(column, result): (&mut Column<T>, &mut [T])| f(column, result))?;
-        Ok(())
-    }
-
-    fn precondition_and_turn(&self, columns: &mut [Column<T>], space: &mut Space<T>, first: bool) -> Result<(), Error> {
+        let (active, par) = (running(columns), self.options.parallelism);
         match self.preconditioner {
-            None => {
-                let active = columns.iter_mut().filter(|column| column.stop.is_none()).collect();
-                Ok(for_each(self.options.parallelism, active, |column: &mut Column<T>| column.turn(None, first))?)
-            }
+            None => Ok(for_each(par, active, |column| column.turn(None, first))?),
             Some(inverse) => {
-                self.apply(inverse, columns, space, |column| &column.r, |column, z| column.turn(Some(z), first))
+                space.apply(inverse, active, par, |column| &column.r, |column, z| column.turn(Some(z), first))
             }
         }
     }
 
-    fn refresh(&self, columns: &mut [Column<T>], space: &mut Space<T>, rhs: MatRef<'_, T>) -> Result<(), Error> {
-        let damping = self.options.damping;
-        self.apply(
+    fn refresh(
+        &self,
+        columns: &mut [Column<T>],
+        space: &mut SharedProduct<T>,
+        rhs: MatRef<'_, T>,
+    ) -> Result<(), Error> {
+        let Cg { damping, parallelism, .. } = self.options;
+        space.apply(
             self.op,
-            columns,
-            space,
+            running(columns),
+            parallelism,
             |column| &column.x,
             |column, q| {
                 column.set_residual(rhs.row(column.row), q, damping);
-                Ok(())
+                Ok::<(), CoreError>(())
             },
         )
     }
-}
-
-/// Blocks that are reused from step to step.
-struct Space<T> {
-    input: Vec<T>,
-    output: Vec<T>,
-    scratch: Vec<T>,
 }
 
 impl<T: Real> Solve<T> for PreparedCg<'_, T> {
@@ -279,7 +247,7 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
     fn solve(&self, mut out: MatMut<'_, T>, rhs: MatRef<'_, T>) -> Result<Vec<SolveReport>, Error> {
         check_system(self.dim, &out, &rhs)?;
         let options = &self.options;
-        let mut space = Space { input: Vec::new(), output: Vec::new(), scratch: Vec::new() };
+        let mut space = SharedProduct::default();
         let column = |(row, v): (usize, &[T])| {
             let unit = power_of_two(norm2(v));
             let v: Vec<T> = v.iter().map(|&v| v / unit).collect();
@@ -300,7 +268,7 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
                 applications: 0,
                 residual: norm,
                 squared: 0.0,
-                reach: if options.start_at_rhs { norm } else { 0.0 },
+                reach: Reach(if options.start_at_rhs { norm } else { 0.0 }),
                 stop: (norm == 0.0).then_some(Stop::Converged),
             }
         };
@@ -308,24 +276,24 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
         if options.start_at_rhs {
             self.refresh(&mut columns, &mut space, rhs)?;
         }
-        columns.iter_mut().filter(|column| column.stop.is_none()).for_each(Column::note_residual);
+        running(&mut columns).into_iter().for_each(Column::note_residual);
         self.precondition_and_turn(&mut columns, &mut space, true)?;
         for step in 1..=options.max_iterations {
             if columns.iter().all(|column| column.stop.is_some()) {
                 break;
             }
             let damping = options.damping;
-            self.apply(
+            space.apply(
                 self.op,
-                &mut columns,
-                &mut space,
+                running(&mut columns),
+                options.parallelism,
                 |column| &column.p,
                 |column, q| column.advance(q, damping, step),
             )?;
             if options.refresh_every > 0 && step % options.refresh_every == 0 {
                 self.refresh(&mut columns, &mut space, rhs)?;
             }
-            columns.iter_mut().filter(|column| column.stop.is_none()).for_each(Column::note_residual);
+            running(&mut columns).into_iter().for_each(Column::note_residual);
             self.precondition_and_turn(&mut columns, &mut space, false)?;
         }
         for column in &columns {
@@ -339,15 +307,4 @@ impl<T: Real> Solve<T> for PreparedCg<'_, T> {
         };
         Ok(columns.iter().map(report).collect())
     }
-}
-
-/// The largest power of two up to `norm`; 1 for 0, that of the largest number for infinity.
-fn power_of_two<T: Real>(norm: T) -> T {
-    let norm = if norm.is_finite() { norm } else { T::MAX };
-    if norm == T::ZERO {
-        return T::ONE;
-    }
-    // The bits of the exponent alone; a subnormal f64 has none, and is left to the smallest normal number.
-    let exponent = f64::from_bits(norm.to_f64().to_bits() & (0x7ff << 52));
-    T::from_f64(exponent.max(f64::MIN_POSITIVE))
 }

@@ -205,7 +205,9 @@ impl<T: Real, S: GradientSource<T>> Solve<T> for DataInfInverse<S> {
                 matmul(MatMut::new(&mut along, rows, k)?, T::ZERO, T::ONE, g, v.t(), par)?;
                 for (along, square) in along.chunks_exact_mut(k.max(1)).zip(&layer.squares[seen..]) {
                     let weight = 1.0 / (layer.damping + square);
-                    along.iter_mut().for_each(|x| *x = T::from_f64(x.to_f64() * weight));
+                    for x in along {
+                        *x = T::from_f64(x.to_f64() * weight);
+                    }
                 }
                 let sums = MatMut::new(&mut sums, k, self.dim)?.block(0, k, layer.start, layer.len)?;
                 matmul(sums, T::ONE, T::ONE, MatRef::new(&along, rows, k)?.t(), g, par)?;

@@ -90,7 +90,9 @@ impl Lanczos {
     pub fn decompose<T: Real>(&self, op: &dyn LinOp<T>) -> Result<LanczosBasis<T>, Error> {
         let mut start = zeros("Lanczos start", Some(op.dim_in()))?;
         let mut draws = Stream::new(self.seed, "lanczos.start").draws();
-        start.iter_mut().for_each(|x| *x = T::from_f64(draws.next_normal()));
+        for x in &mut start {
+            *x = T::from_f64(draws.next_normal());
+        }
         self.decompose_from(op, &start)
     }
 

@@ -5,16 +5,16 @@ use core::fmt;
 use ascribe_core::reduce::{axpy, dot, max_abs, norm2};
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
-use super::block::{SharedProduct, power_of_two};
+use super::block::{Reach, SharedProduct, power_of_two};
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
+use super::tridiagonal::{Step, Tridiagonal};
 use crate::Error;
 use crate::error::check_shape;
 use crate::parallel::{Parallelism, for_each};
 
 /// Solves `(A + damping I) x = v` for a symmetric matrix, which may be indefinite, by the minimal residual method.
 ///
-/// After `t` steps `x` minimises $|v - (A + \lambda I) x|$ over $\operatorname{span}\{v, Av, \dots, A^{t-1} v\}$, so
-/// the residual never grows. For eigenvalues in $[-a, -b] \cup [c, d]$ with $d - c = a - b$ it shrinks at least by
+/// After `t` steps `x` minimises the residual over $\operatorname{span}\{v, Av, \dots, A^{t-1} v\}$, so it never grows. For eigenvalues in $[-a, -b] \cup [c, d]$ with $d - c = a - b$ it shrinks at least by
 /// $(\sqrt{ad} - \sqrt{bc})/(\sqrt{ad} + \sqrt{bc})$ every two steps. Every right-hand side of a block stops by
 /// itself and shares each pass over the data with the others; a zero one gives zero at no cost.
 ///
@@ -23,7 +23,7 @@ use crate::parallel::{Parallelism, for_each};
 /// solution ends with the residual of a least-squares solution and [`Stop::Stagnated`]; what `x` then has along
 /// directions that the matrix takes to 0 means nothing. A condition number above `1 / (100 eps)` counts as singular.
 ///
-/// Cost per step and right-hand side: one product, one with the preconditioner, `16 n` flops. Memory: five vectors,
+/// Cost per step and right-hand side: one product, one with the preconditioner, `20 n` flops. Memory: five vectors,
 /// six with a preconditioner.
 ///
 /// # Examples
@@ -134,15 +134,12 @@ struct Column<T> {
     /// The directions of `x` of the last two steps.
     w: Vec<T>,
     w_old: Vec<T>,
-    rotation: Rotation,
-    /// The tridiagonal matrix since the last start.
-    diagonal: Vec<f64>,
-    off_diagonal: Vec<f64>,
+    /// `A` on the Krylov space.
+    projected: Tridiagonal,
+    /// Its next diagonal entry.
+    alpha: f64,
+    /// The smallest Ritz value up to the last start.
     smallest_ritz: f64,
-    /// The first product since the last start.
-    scale: f64,
-    /// The largest norm of a product so far: at most that of the matrix.
-    largest: f64,
     /// The residual at the last start, and the one at which it is done; in the norm of `M^-1`.
     start: f64,
     goal: f64,
@@ -152,38 +149,12 @@ struct Column<T> {
     singular: bool,
     /// Whether steps were made since the residual was computed.
     moved: bool,
-    /// Bounds the elements of `x`.
-    reach: f64,
+    reach: Reach,
     norm: f64,
     residual: f64,
     iterations: usize,
     applications: usize,
     stop: Option<Stop>,
-}
-
-/// A direction of `x` that is longer than `1 / (SINGULAR eps |A|)` is the rounding of a singular matrix.
-const SINGULAR: f64 = 100.0;
-
-/// Where the QR factorisation of the tridiagonal matrix stands.
-#[derive(Clone, Copy)]
-struct Rotation {
-    cos: f64,
-    sin: f64,
-    /// What the rotations so far leave of the next diagonal and off-diagonal entries.
-    bar: f64,
-    epsilon: f64,
-    /// The norm of the residual.
-    phi: f64,
-    /// Lengths of the last two columns of `R^-1`, which are those of the directions of `x`, and their inner product.
-    /// In units of the first product, so that the squares stay finite.
-    columns: [f64; 2],
-    inner: f64,
-}
-
-impl Rotation {
-    fn start(phi: f64) -> Self {
-        Self { cos: -1.0, sin: 0.0, bar: 0.0, epsilon: 0.0, phi, columns: [0.0; 2], inner: 0.0 }
-    }
 }
 
 impl<T: Real> Column<T> {
@@ -192,7 +163,7 @@ impl<T: Real> Column<T> {
         let dual: Vec<T> = v.iter().map(|&v| v / unit).collect();
         let zero = vec![T::ZERO; v.len()];
         let norm = norm2(&dual).to_f64();
-        Self {
+        let mut column = Self {
             row,
             unit,
             x: zero.clone(),
@@ -202,24 +173,23 @@ impl<T: Real> Column<T> {
             primal: if preconditioned { zero.clone() } else { Vec::new() },
             w: zero.clone(),
             w_old: zero,
-            rotation: Rotation::start(0.0),
-            diagonal: Vec::new(),
-            off_diagonal: Vec::new(),
+            projected: Tridiagonal::new(),
+            alpha: 0.0,
             smallest_ritz: f64::INFINITY,
-            scale: 0.0,
-            largest: 0.0,
             start: f64::INFINITY,
             goal: f64::NAN,
             due: true,
             singular: false,
             moved: false,
-            reach: 0.0,
+            reach: Reach(0.0),
             norm,
             residual: norm,
             iterations: 0,
             applications: 0,
             stop: (norm == 0.0).then_some(Stop::Converged),
-        }
+        };
+        column.set_size();
+        column
     }
 
     fn primal(&self) -> &[T] {
@@ -239,15 +209,13 @@ impl<T: Real> Column<T> {
     fn expand(&mut self, q: &mut [T], damping: f64) -> Result<(), Error> {
         self.applications += 1;
         axpy(q, T::from_f64(damping), self.primal())?;
-        if let Some(&beta) = self.off_diagonal.last() {
+        if let Some(beta) = self.projected.last() {
             axpy(q, T::from_f64(-beta), &self.dual_old)?;
         }
-        let alpha = dot(self.primal(), q)?.to_f64();
-        axpy(q, T::from_f64(-alpha), &self.dual)?;
-        self.diagonal.push(alpha);
+        self.alpha = dot(self.primal(), q)?.to_f64();
+        axpy(q, T::from_f64(-self.alpha), &self.dual)?;
         // The direction up to its last division, which needs the next vector's norm; afterwards v_k is gone.
-        let Rotation { cos, sin, bar, epsilon, .. } = self.rotation;
-        let (epsilon, delta) = (T::from_f64(epsilon), T::from_f64(cos * bar + sin * alpha));
+        let [epsilon, delta] = self.projected.fill_in(self.alpha).map(T::from_f64);
         let v = if self.primal.is_empty() { &self.dual } else { &self.primal };
         for ((old, &w), &v) in self.w_old.iter_mut().zip(&self.w).zip(v) {
             *old = v - epsilon * *old - delta * w;
@@ -276,64 +244,28 @@ impl<T: Real> Column<T> {
         Ok(size * norm.to_f64())
     }
 
-    /// Rotates the new column of the tridiagonal matrix and moves `x`, `beta` being the norm of the next vector.
+    /// Completes the column of the projected matrix and moves `x`, `beta` being the norm of the next vector.
     fn advance(&mut self, beta: f64, step: usize) -> Result<(), Error> {
-        let alpha = self.diagonal.last().copied().unwrap_or(0.0);
-        let before = self.off_diagonal.last().copied().unwrap_or(0.0);
-        let product = alpha.hypot(beta).hypot(before);
-        if !product.is_finite() {
-            self.diagonal.pop();
+        let eps = T::EPSILON.to_f64();
+        if !(self.alpha.is_finite() && beta.is_finite()) {
             self.stop = Some(Stop::Diverged { step });
             return Ok(());
         }
-        self.off_diagonal.push(beta);
-        if self.diagonal.len() == 1 {
-            self.scale = product;
-        }
-        self.largest = self.largest.max(product);
-        let noise = T::EPSILON.to_f64() * self.largest;
-        let Rotation { cos, sin, bar, epsilon, phi, columns: [last, older], inner } = self.rotation;
-        let (rest, delta) = (sin * bar - cos * alpha, cos * bar + sin * alpha);
-        let gamma = rest.hypot(beta);
-        // The new column of R^-1: e_k less the last two, over gamma. Its own place is empty in those.
-        let [e, d, g] = [epsilon, delta, gamma].map(|x| x / self.scale);
-        let column = (1.0 + (e * older).powi(2) + (d * last).powi(2) + 2.0 * e * d * inner).sqrt() / g;
-        // Not `>=`, because 0 / 0 is no direction either.
-        if !(SINGULAR * noise * column < self.scale) {
-            self.due = true;
-            self.singular = true;
+        let Some(Step { gamma, length, last }) = self.projected.append(self.alpha, beta, eps) else {
+            (self.due, self.singular) = (true, true);
             return Ok(());
-        }
-        let length = rest / gamma * phi;
-        self.rotation = Rotation {
-            cos: rest / gamma,
-            sin: beta / gamma,
-            bar: -cos * beta,
-            epsilon: sin * beta,
-            phi: beta / gamma * phi,
-            columns: [column, last],
-            inner: -(e * inner + d * last * last) / g,
         };
         self.w.iter_mut().for_each(|w| *w /= T::from_f64(gamma));
-        if self.overflows(length) {
+        let size = max_abs(&self.w).to_f64();
+        if self.reach.overflows(&self.x, length, &self.w, size, self.unit) {
             self.stop = Some(Stop::Diverged { step });
             return Ok(());
         }
         axpy(&mut self.x, T::from_f64(length), &self.w)?;
         self.moved = true;
         self.iterations = step;
-        self.due = self.rotation.phi <= self.goal.max(T::EPSILON.to_f64() * self.start) || beta <= noise;
+        self.due = last || self.projected.residual() <= self.goal.max(eps * self.start);
         Ok(())
-    }
-
-    /// Whether a step of this `length` along `w` leaves the finite numbers. Almost always the steps so far say no.
-    fn overflows(&mut self, length: f64) -> bool {
-        self.reach += length.abs() * max_abs(&self.w).to_f64();
-        let bounded = self.reach * self.unit.to_f64() < 0.5 * T::MAX.to_f64();
-        let length = T::from_f64(length);
-        let element = |(&x, &w): (&T, &T)| !((x + length * w) * self.unit).is_finite();
-        // A bound that is NaN is no bound: then, too, each element is looked at.
-        !bounded && self.x.iter().zip(&self.w).any(element)
     }
 
     /// `dual = v - (A + damping I) x`, given `q = A x`.
@@ -350,7 +282,7 @@ impl<T: Real> Column<T> {
 
     /// Judges the residual, whose norm is `beta`, and starts from it.
     fn begin(&mut self, beta: f64, options: &Minres) {
-        self.note_ritz();
+        self.smallest_ritz = self.smallest_ritz.min(self.projected.smallest_eigenvalue());
         if self.goal.is_nan() {
             // Below the floor the squares of the residual underflow.
             let floor = T::MIN_POSITIVE.sqrt().to_f64();
@@ -367,44 +299,20 @@ impl<T: Real> Column<T> {
         };
         self.start = beta;
         self.due = false;
-        self.rotation = Rotation::start(beta);
+        self.projected.restart(beta);
         self.w.fill(T::ZERO);
         self.w_old.fill(T::ZERO);
     }
 
-    /// Takes the Ritz values since the last start into account, and forgets their matrix.
-    fn note_ritz(&mut self) {
-        let smallest = smallest_eigenvalue(&self.diagonal, &self.off_diagonal);
-        self.smallest_ritz = self.smallest_ritz.min(smallest);
-        self.diagonal.clear();
-        self.off_diagonal.clear();
+    fn report(&self) -> MinresReport {
+        let solve = SolveReport {
+            stop: self.stop.unwrap_or(Stop::IterationLimit),
+            iterations: self.iterations,
+            operator_applications: self.applications,
+            relative_residual: if self.norm == 0.0 { 0.0 } else { self.residual / self.norm },
+        };
+        MinresReport { solve, smallest_ritz: self.smallest_ritz.min(self.projected.smallest_eigenvalue()) }
     }
-}
-
-/// The smallest eigenvalue of a symmetric tridiagonal matrix, by bisection with Sturm sequences; infinite for none.
-fn smallest_eigenvalue(diagonal: &[f64], off_diagonal: &[f64]) -> f64 {
-    let size = diagonal.iter().chain(off_diagonal).fold(0.0_f64, |size, x| size.max(x.abs()));
-    if diagonal.is_empty() || size == 0.0 {
-        return if diagonal.is_empty() { f64::INFINITY } else { 0.0 };
-    }
-    // By Gershgorin no eigenvalue is outside of three times the largest entry.
-    let (mut low, mut high) = (-3.0, 3.0);
-    let some_below = |x: f64| {
-        let mut pivot = 1.0_f64;
-        let mut before = 0.0;
-        diagonal.iter().zip(off_diagonal).any(|(&alpha, &beta)| {
-            pivot = alpha / size - x - before * before / pivot;
-            before = beta / size;
-            // Nudged off 0, as by a rounding of alpha.
-            pivot = if pivot == 0.0 { f64::MIN_POSITIVE } else { pivot };
-            pivot < 0.0
-        })
-    };
-    for _ in 0..f64::MANTISSA_DIGITS + 2 {
-        let middle = f64::midpoint(low, high);
-        if some_below(middle) { high = middle } else { low = middle }
-    }
-    size * high
 }
 
 impl<T: Real> PreparedMinres<'_, T> {
@@ -417,14 +325,16 @@ impl<T: Real> PreparedMinres<'_, T> {
         check_system(self.dim, &out, &rhs)?;
         let options = self.options;
         let Minres { damping, max_iterations, parallelism: par, .. } = options;
-        let preconditioned = self.preconditioner.is_some();
-        let mut columns: Vec<Column<T>> =
-            rhs.row_iter().enumerate().map(|(row, v)| Column::new(row, v, preconditioned)).collect();
+        let column = |(row, v): (usize, &[T])| Column::new(row, v, self.preconditioner.is_some());
+        let mut columns: Vec<Column<T>> = rhs.row_iter().enumerate().map(column).collect();
         let mut space = SharedProduct::default();
-        columns.iter_mut().for_each(Column::set_size);
         let begin = |column: &mut Column<T>, beta| {
             column.begin(beta, &options);
             Ok(())
+        };
+        let residual = |column: &mut Column<T>, q: &mut [T]| {
+            column.set_residual(rhs.row(column.row), q, damping);
+            Ok::<(), Error>(())
         };
         self.normalise(select(&mut columns, |_| true), &mut space, begin)?;
         for step in 1..=max_iterations {
@@ -434,7 +344,7 @@ impl<T: Real> PreparedMinres<'_, T> {
             }
             space.apply(self.op, running, par, Column::primal, |column, q| column.expand(q, damping))?;
             self.normalise(select(&mut columns, |_| true), &mut space, |column, beta| column.advance(beta, step))?;
-            self.set_residuals(select(&mut columns, |column| column.due), &mut space, rhs)?;
+            space.apply(self.op, select(&mut columns, |column| column.due), par, |column| &column.x, residual)?;
             self.normalise(select(&mut columns, |column| column.due), &mut space, begin)?;
         }
         for column in &mut columns {
@@ -442,33 +352,13 @@ impl<T: Real> PreparedMinres<'_, T> {
             // A residual that was not halved is nothing to complain of here.
             column.start = f64::INFINITY;
         }
-        self.set_residuals(columns.iter_mut().filter(|column| column.due).collect(), &mut space, rhs)?;
+        let moved = columns.iter_mut().filter(|column| column.due).collect();
+        space.apply(self.op, moved, par, |column: &Column<T>| &column.x, residual)?;
         self.normalise(select(&mut columns, |column| column.due), &mut space, begin)?;
         for column in &mut columns {
-            column.note_ritz();
             out.row_mut(column.row).iter_mut().zip(&column.x).for_each(|(out, &x)| *out = x * column.unit);
         }
         Ok(columns.iter().map(Column::report).collect())
-    }
-
-    /// The true residuals.
-    fn set_residuals(
-        &self,
-        columns: Vec<&mut Column<T>>,
-        space: &mut SharedProduct<T>,
-        rhs: MatRef<'_, T>,
-    ) -> Result<(), Error> {
-        let Minres { damping, parallelism, .. } = self.options;
-        space.apply(
-            self.op,
-            columns,
-            parallelism,
-            |column| &column.x,
-            |column, q| {
-                column.set_residual(rhs.row(column.row), q, damping);
-                Ok(())
-            },
-        )
     }
 
     /// Normalises the new vector of each column and hands it the norm.
@@ -495,18 +385,6 @@ impl<T: Real> PreparedMinres<'_, T> {
 /// The columns that still run and that `which` picks.
 fn select<T>(columns: &mut [Column<T>], which: impl Fn(&Column<T>) -> bool) -> Vec<&mut Column<T>> {
     columns.iter_mut().filter(|column| column.stop.is_none() && which(column)).collect()
-}
-
-impl<T: Real> Column<T> {
-    fn report(&self) -> MinresReport {
-        let solve = SolveReport {
-            stop: self.stop.unwrap_or(Stop::IterationLimit),
-            iterations: self.iterations,
-            operator_applications: self.applications,
-            relative_residual: if self.norm == 0.0 { 0.0 } else { self.residual / self.norm },
-        };
-        MinresReport { solve, smallest_ritz: self.smallest_ritz }
-    }
 }
 
 impl<T: Real> Solve<T> for PreparedMinres<'_, T> {

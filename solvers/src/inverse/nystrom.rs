@@ -68,7 +68,9 @@ impl Nystrom {
         let rank = self.rank.min(dim);
         let mut omega = zeros("Nystrom rows", rank.checked_mul(dim))?;
         let mut draws = Stream::new(self.seed, "nystrom.omega").draws();
-        omega.iter_mut().for_each(|x| *x = T::from_f64(draws.next_normal()));
+        for x in &mut omega {
+            *x = T::from_f64(draws.next_normal());
+        }
         let (columns, _) = factor(MatRef::new(&omega, rank, dim)?)?;
         let rows = transpose(&columns, dim, rank);
         self.prepare_with(op, MatRef::new(&rows, rank, dim)?)

@@ -54,10 +54,9 @@ fn minres<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
 fn datainf<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let (gradients, v) = (inputs.floats::<T>("grads")?, inputs.floats::<T>("v")?);
     let (layers, damping) = (inputs.indices("layer_sizes")?.data, inputs.number("damping")?);
-    let damping = match inputs.choice("damping_mode", &[("absolute", false), ("relative", true)])? {
-        false => Damping::Absolute(damping),
-        true => Damping::Relative(damping),
-    };
+    let modes: [(&str, fn(f64) -> Damping); 2] =
+        [("absolute", Damping::Absolute), ("relative", Damping::Relative)];
+    let damping = inputs.choice("damping_mode", &modes)?(damping);
     let inverse = DataInf { damping, ..DataInf::default() }.prepare(gradients.matrix()?, &layers)?;
     let dampings: Vec<f64> = inverse.dampings().collect();
     // |g|^2 over the damping, which is what one example's inverse magnifies by.
