@@ -4,7 +4,7 @@
 use arbitrary::Arbitrary;
 use ascribe_core::linop::Dense;
 use ascribe_core::{MatMut, MatRef};
-use ascribe_solvers::inverse::{Cg, Explicit, ExplicitSpectrum, Neumann, Solve, Stop, Woodbury};
+use ascribe_solvers::inverse::{Astra, Cg, Explicit, ExplicitSpectrum, Neumann, Solve, StepSize, Stop, Woodbury};
 use ascribe_solvers::parallel::Parallelism::Serial;
 use libfuzzer_sys::fuzz_target;
 
@@ -62,6 +62,13 @@ fuzz_target!(|input: Input| {
     }
     if let Ok(solver) = (Neumann { alpha, damping, rtol, steps: 20, ..Neumann::default() }).prepare(&op) {
         check(&solver, rhs);
+    }
+    // The matrix as its own preconditioner; `Astra` estimates its step size from both.
+    for step_size in [StepSize::default(), StepSize::Fixed(alpha)] {
+        let options = Astra { damping, steps: 20, step_size, momentum: rtol, ..Astra::default() };
+        if let Ok(solver) = options.prepare_full(&op, &op) {
+            check(&solver, rhs);
+        }
     }
     if let Ok(solver) = Woodbury::from_rows(matrix, alpha, damping, Serial) {
         check(&solver, rhs);

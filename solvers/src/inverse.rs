@@ -8,7 +8,7 @@
 //! | [`Cg`] | products with a fixed positive definite `A` | the deterministic standard |
 //! | [`Neumann`] | products, a step size below `2 / largest eigenvalue` | fixed cost, truncation as damping |
 //! | [`Lissa`] | products on batches of examples | more data than a product may touch |
-//! | [`Astra`] | the same, and an approximate inverse such as EKFAC's | the most accurate on batches |
+//! | [`Astra`] | the same, and an approximate inverse such as EKFAC's | to correct that inverse on batches |
 //!
 //! A solver is a plain struct of options; `prepare` binds it to an operator and gives a [`Solve`], which takes
 //! blocks of right-hand sides, each with its own stop and its own [`SolveReport`]. Not converging is a report, a

@@ -17,7 +17,7 @@ use crate::conformance::astra::eigen_block;
 use crate::failure::fail;
 
 const SIZES: &[&str] = &["examples", "inputs", "hidden1", "hidden2", "outputs", "batch", "queries", "steps"];
-const DEFAULTS: &[&[usize]] = &[&[1024, 784, 512, 256, 10, 256, 1, 20], &[1024, 784, 512, 256, 10, 256, 64, 5]];
+const DEFAULTS: &[&[usize]] = &[&[1024, 784, 512, 256, 10, 256, 1, 20], &[1024, 784, 512, 256, 10, 256, 64, 10]];
 
 pub(super) const ASTRA: Kernel = Kernel {
     name: "astra",
