@@ -165,7 +165,7 @@ proptest! {
             let (mut buffer, mut reach) = (vec![0.0; n], oracle::norm(&expected));
             for t in 0..steps {
                 let d = oracle::mat_vec(&system.w, n, &oracle::minus(&system.product(&expected), v));
-                let rate = alpha * decay_factor.powi(if decay_every == 0 { 0 } else { (t / decay_every) as i32 });
+                let rate = alpha * decay_factor.powi(t.checked_div(decay_every).unwrap_or(0) as i32);
                 for i in 0..n {
                     buffer[i] = momentum * buffer[i] + d[i];
                     expected[i] -= rate * buffer[i];
@@ -551,7 +551,7 @@ fn the_estimated_step_size_is_stable_on_drawn_batches() {
     impl Rare {
         /// The only direction in which example `i` has curvature, and how much.
         fn of(&self, i: usize) -> (usize, f64) {
-            if i % RARE == 0 { (0, RARE as f64) } else { (1 + i % (self.dim - 1), 1.0) }
+            if i.is_multiple_of(RARE) { (0, RARE as f64) } else { (1 + i % (self.dim - 1), 1.0) }
         }
     }
     impl LinOp<f64> for Rare {
