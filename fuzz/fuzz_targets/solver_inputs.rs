@@ -6,8 +6,8 @@ use ascribe_core::linop::Dense;
 use ascribe_core::{MatMut, MatRef};
 use ascribe_solvers::curvature::Damping;
 use ascribe_solvers::inverse::{
-    Cg, DataInf, Explicit, ExplicitSpectrum, Lanczos, Minres, NegativeRitz, Neumann, Nystrom, Solve, Stop,
-    Woodbury,
+    Astra, Cg, DataInf, Explicit, ExplicitSpectrum, Lanczos, Minres, NegativeRitz, Neumann, Nystrom, Solve, StepSize,
+    Stop, Woodbury,
 };
 use ascribe_solvers::parallel::Parallelism::Serial;
 use libfuzzer_sys::fuzz_target;
@@ -70,7 +70,7 @@ fuzz_target!(|input: Input| {
     if let Ok(solver) = (Minres { rtol, max_iterations: 20, ..Minres::default() }).prepare_with(&op, &op) {
         check(&solver, rhs);
     }
-    let basis = Lanczos { steps: steps, ..Lanczos::default() }.decompose(&op);
+    let basis = Lanczos { steps, ..Lanczos::default() }.decompose(&op);
     for spectrum in [
         basis.and_then(|basis| basis.spectrum(NegativeRitz::Keep, None)),
         Nystrom { rank: steps, ..Nystrom::default() }.prepare(&op),
@@ -87,6 +87,13 @@ fuzz_target!(|input: Input| {
     }
     if let Ok(solver) = (Neumann { alpha, damping, rtol, steps: 20, ..Neumann::default() }).prepare(&op) {
         check(&solver, rhs);
+    }
+    // The matrix as its own preconditioner; `Astra` estimates its step size from both.
+    for step_size in [StepSize::default(), StepSize::Fixed(alpha)] {
+        let options = Astra { damping, steps: 20, step_size, momentum: rtol, ..Astra::default() };
+        if let Ok(solver) = options.prepare_full(&op, &op) {
+            check(&solver, rhs);
+        }
     }
     if let Ok(solver) = Woodbury::from_rows(matrix, alpha, damping, Serial) {
         check(&solver, rhs);

@@ -9,7 +9,7 @@
 //! | [`Minres`] | the same with a symmetric `A` of any signs | the true Hessian |
 //! | [`Neumann`] | products, a step size below `2 / largest eigenvalue` | fixed cost, truncation as damping |
 //! | [`Lissa`] | products on batches of examples | more data than a product may touch |
-//! | [`Astra`] | the same, and an approximate inverse such as EKFAC's | the most accurate on batches |
+//! | [`Astra`] | the same, and an approximate inverse such as EKFAC's | to correct that inverse on batches |
 //! | [`Lanczos`] | a few dozen products, once | many right-hand sides, top eigenpairs, negative curvature |
 //! | [`Nystrom`] | a block of products, once | the same for a positive semidefinite `A`; a preconditioner |
 //! | [`DataInf`] | per-example gradients | cheapest; exact for one example, too long for many |

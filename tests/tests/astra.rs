@@ -165,7 +165,7 @@ proptest! {
             let (mut buffer, mut reach) = (vec![0.0; n], oracle::norm(&expected));
             for t in 0..steps {
                 let d = oracle::mat_vec(&system.w, n, &oracle::minus(&system.product(&expected), v));
-                let rate = alpha * decay_factor.powi(if decay_every == 0 { 0 } else { (t / decay_every) as i32 });
+                let rate = alpha * decay_factor.powi(t.checked_div(decay_every).unwrap_or(0) as i32);
                 for i in 0..n {
                     buffer[i] = momentum * buffer[i] + d[i];
                     expected[i] -= rate * buffer[i];
@@ -429,6 +429,7 @@ proptest! {
         };
         let prepared = options.prepare_full(&g, &w).unwrap().with_monitor(&held_out).unwrap();
         let (x, reports) = solve(&prepared, &system.v);
+        prop_assert!(reports.iter().all(|report| report.solve.relative_residual.is_nan()));
         let (start, _) = solve(&Astra { steps: 0, ..options }.prepare_full(&g, &w).unwrap(), &system.v);
         for (i, report) in reports.iter().enumerate() {
             let row = i * n..(i + 1) * n;
@@ -550,7 +551,7 @@ fn the_estimated_step_size_is_stable_on_drawn_batches() {
     impl Rare {
         /// The only direction in which example `i` has curvature, and how much.
         fn of(&self, i: usize) -> (usize, f64) {
-            if i % RARE == 0 { (0, RARE as f64) } else { (1 + i % (self.dim - 1), 1.0) }
+            if i.is_multiple_of(RARE) { (0, RARE as f64) } else { (1 + i % (self.dim - 1), 1.0) }
         }
     }
     impl LinOp<f64> for Rare {
@@ -608,15 +609,13 @@ fn the_estimated_step_size_is_stable_on_drawn_batches() {
         runs.count()
     };
     for momentum in [0.0, 0.5, 0.9] {
-        let met = 8 * ((1.0 - momentum) * batch as f64).round() as i32;
+        let met = 6 * ((1.0 - momentum) * batch as f64).round() as i32;
         let missed = (1.0 - 1.0 / RARE as f64).powi(met);
         let allowed = missed * seeds as f64 + 5.0 * (missed * (1.0 - missed) * seeds as f64).sqrt();
         let count = diverged(momentum, StepSize::default());
-        eprintln!("WORST {momentum} {count} {allowed}");
         assert!(count as f64 <= allowed, "{momentum}: {count} of {seeds} runs diverged, {allowed} may");
     }
     let count = diverged(0.9, StepSize::Fixed(1.0 / 1.5));
-    eprintln!("full {count}");
     assert!(count > seeds as usize / 2);
 }
 

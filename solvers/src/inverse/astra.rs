@@ -119,6 +119,8 @@ pub struct PreparedAstra<'o, T> {
     curvature: Curvature<'o, T>,
     inverse: &'o dyn LinOp<T>,
     monitor: Box<dyn LinOp<T> + 'o>,
+    /// Whether the monitor sees the system that is solved, so that its gradient is the residual.
+    monitors_system: bool,
     spectral_radius: Option<f64>,
     alpha: f64,
     dim: usize,
@@ -198,7 +200,8 @@ impl Astra {
         let (alpha, spectral_radius) = step_size.resolve(self.damping, |batches, iterations| {
             self.spectral_radius(&curvature, inverse, batches, iterations)
         })?;
-        Ok(PreparedAstra { options: *self, curvature, inverse, monitor, spectral_radius, alpha, dim })
+        let monitors_system = matches!(curvature, Curvature::Full(_));
+        Ok(PreparedAstra { options: *self, curvature, inverse, monitor, monitors_system, spectral_radius, alpha, dim })
     }
 
     fn check(&self) -> Result<(), CoreError> {
@@ -247,12 +250,12 @@ impl<'o, T: Real> Curvature<'o, T> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct AstraReport {
-    /// What every solver reports. The residual is that of the monitor's operator when this is the full curvature, and
-    /// NaN otherwise; the applications of the operator are those of the steps and of the monitor.
+    /// What every solver reports. The residual is known, and not NaN, where the same operator is used at every step and
+    /// by the monitor; the applications of the operator are those of the steps and of the monitor.
     pub solve: SolveReport,
-    /// The objective on the monitor's batch at the first iterate; NaN without a monitor.
+    /// The objective at the first iterate; NaN without a monitor, 0 for a zero right-hand side.
     pub objective_start: f64,
-    /// The objective at the solution; NaN without a monitor.
+    /// The objective at the solution, likewise.
     pub objective_end: f64,
 }
 
@@ -264,7 +267,7 @@ impl<'o, T: Real> PreparedAstra<'o, T> {
     /// A shape error when the operator has another length.
     pub fn with_monitor(self, op: &'o dyn LinOp<T>) -> Result<Self, Error> {
         check_shape("monitor", self.dim, check_operator(op, 0.0)?)?;
-        Ok(Self { monitor: Box::new(op), ..self })
+        Ok(Self { monitor: Box::new(op), monitors_system: false, ..self })
     }
 
     /// The step size before it decays.
@@ -351,13 +354,12 @@ impl<'o, T: Real> PreparedAstra<'o, T> {
     }
 
     fn report(&self, row: &Progress) -> AstraReport {
-        let full = matches!(self.curvature, Curvature::Full(_));
         AstraReport {
             solve: SolveReport {
                 stop: row.stop.unwrap_or(Stop::IterationLimit),
                 iterations: row.iterations,
                 operator_applications: row.applications,
-                relative_residual: match (row.norm == 0.0, full) {
+                relative_residual: match (row.norm == 0.0, self.monitors_system) {
                     (true, _) => 0.0,
                     (false, true) => row.last.gradient / row.norm,
                     (false, false) => f64::NAN,

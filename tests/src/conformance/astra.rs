@@ -42,7 +42,9 @@ impl<T: Real> Ekfac<T> {
         let damping = inputs.number("lambda_tilde")?;
         let layer = |l: usize| {
             let mut entries = inputs.floats::<T>(&format!("eig{l}"))?;
-            entries.data.iter_mut().for_each(|x| *x = T::from_f64(1.0 / (x.to_f64() + damping)));
+            for x in &mut entries.data {
+                *x = T::from_f64(1.0 / (x.to_f64() + damping));
+            }
             Ok([inputs.floats(&format!("qg{l}"))?, inputs.floats(&format!("qa{l}"))?, entries])
         };
         Ok(Self { layers: (0..inputs.count("layers")?).map(layer).collect::<Result<_, Failure>>()? })

@@ -17,7 +17,7 @@ use crate::conformance::astra::eigen_block;
 use crate::failure::fail;
 
 const SIZES: &[&str] = &["examples", "inputs", "hidden1", "hidden2", "outputs", "batch", "queries", "steps"];
-const DEFAULTS: &[&[usize]] = &[&[1024, 784, 512, 256, 10, 256, 1, 20], &[1024, 784, 512, 256, 10, 256, 64, 5]];
+const DEFAULTS: &[&[usize]] = &[&[1024, 784, 512, 256, 10, 256, 1, 20], &[1024, 784, 512, 256, 10, 256, 64, 10]];
 
 pub(super) const ASTRA: Kernel = Kernel {
     name: "astra",
@@ -153,7 +153,9 @@ impl<T: Real> Layer<T> {
         };
         let layer = |(l, layer): (usize, &ascribe_solvers::network::Layer)| {
             let mut entries: Vec<T> = uniform(seed, 12 + 3 * l as u64, &[layer.len()])?;
-            entries.iter_mut().for_each(|x| *x = T::from_f64(1.0 / (x.to_f64().abs() + DAMPING)));
+            for x in &mut entries {
+                *x = T::from_f64(1.0 / (x.to_f64().abs() + DAMPING));
+            }
             let (outputs, cols) = (layer.outputs, layer.cols());
             let (qg, qa) = (orthogonal(10 + 3 * l, outputs)?, orthogonal(11 + 3 * l, cols)?);
             Ok(Self { qg, qa, entries, outputs, cols })
