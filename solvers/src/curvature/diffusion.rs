@@ -21,7 +21,7 @@ pub fn denoising_cotangents<T: Real>(mut out: MatMut<'_, T>, stream: Stream) {
     let scale = scale(out.cols());
     out.for_each_row(|sample, row| {
         let mut draws = stream.child(sample as u64).draws();
-        row.iter_mut().for_each(|x| *x = T::from_f64(scale * draws.next_normal()));
+        row.fill_with(|| T::from_f64(scale * draws.next_normal()));
     });
 }
 
