@@ -31,13 +31,15 @@ fn conv2d<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         dilation: pair("dil")?,
         groups: 1,
     };
-    let sharing = match inputs.choice("approx", &[("expand", false), ("reduce", true)])? {
-        false => Sharing::Expand,
-        true => Sharing::Reduce,
+    let sharing = if inputs.choice("approx", &[("expand", false), ("reduce", true)])? {
+        Sharing::Reduce
+    } else {
+        Sharing::Expand
     };
-    let count = match inputs.choice("g_count", &[("example", false), ("position", true)])? {
-        false => Count::Example,
-        true => Count::Position,
+    let count = if inputs.choice("g_count", &[("example", false), ("position", true)])? {
+        Count::Position
+    } else {
+        Count::Example
     };
     let layer = conv.layer([channels, height, width], d_out, inputs.switch("bias")?)?;
     if layer.output_size() != [out_height, out_width] {
