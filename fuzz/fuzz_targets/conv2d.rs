@@ -1,5 +1,5 @@
-//! Convolutions of any geometry, sizes and floats: a typed error, or patches of pixels and zeros, and gradients that are
-//! the sums over them.
+//! Convolutions of any geometry, sizes and floats: a typed error, or patches of pixels and zeros, and gradients that
+//! are the sums over them.
 #![no_main]
 
 use arbitrary::Arbitrary;

@@ -13,8 +13,9 @@ use crate::error::{check_shape, zeros};
 const CHUNK: usize = 1 << 22;
 
 /// The geometry of a convolution of images, padded with zeros on both sides:
-/// $y_{o,i,j} = b_o + \sum_{c,k,l} w_{o,c,k,l}\, x_{c,\; i s_h + k d_h - p_h,\; j s_w + l d_w - p_w}$ with stride `s`,
-/// dilation `d` and padding `p`, `c` over the channels of the group that `o` belongs to. Pairs are (height, width).
+/// $y_{o,i,j} = b_o + \sum_{c,k,l} w_{o,c,k,l}\, x_{c,\; i s_h + k d_h - p_h,\; j s_w + l d_w - p_w}$ with stride
+/// `s`, dilation `d` and padding `p`, `c` over the channels of the group that `o` belongs to. Pairs are
+/// (height, width).
 ///
 /// # Examples
 /// ```
@@ -114,8 +115,8 @@ fn positive(what: &'static str, value: usize) -> Result<(), CoreError> {
 /// have one block of inputs averaged over the groups, they have another curvature.)
 ///
 /// An image is a row `[channels, height, width]` of a matrix, an output gradient a row `[d_out, height, width]`. The
-/// weight is flattened `[d_out, channels / groups, kernel height, kernel width]`, the bias after each output channel's
-/// kernel. The groups' gradients one after the other are the gradient of the whole.
+/// weight is flattened `[d_out, channels / groups, kernel height, kernel width]`, the bias after each output
+/// channel's kernel. The groups' gradients one after the other are the gradient of the whole.
 ///
 /// # Examples
 /// ```
@@ -265,9 +266,9 @@ impl ConvLayer {
         examples.checked_mul(self.positions()).ok_or(CoreError::Overflow { what: "patches" })
     }
 
-    /// Calls `visit(group, examples, record, more)` for every group of every chunk of examples. `draws` are the output
-    /// gradients `[examples, d_out * positions]`, one matrix a draw; `record` has the first and `more` the others, as
-    /// [`LayerCovariance::add`](super::LayerCovariance::add) and
+    /// Calls `visit(group, examples, record, more)` for every group of every chunk of examples. `draws` are the
+    /// output gradients `[examples, d_out * positions]`, one matrix a draw; `record` has the first and `more` the
+    /// others, as [`LayerCovariance::add`](super::LayerCovariance::add) and
     /// [`EigenvalueCorrection::add`](super::EigenvalueCorrection::add) take them.
     ///
     /// With `e = positions (patch + draws d_out / groups)` numbers an example, a chunk is `max(1, floor(2^22 / e))`

@@ -7,13 +7,14 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 use crate::Error;
 use crate::error::check_shape;
 
-/// Fills `out` `[samples, outputs]` with `sqrt(2 / outputs)` times standard normal numbers: what to pass backward through
-/// a denoiser, from its outputs, in the place of its loss. Sample `m` draws from the child `m` of `stream`.
+/// Fills `out` `[samples, outputs]` with `sqrt(2 / outputs)` times standard normal numbers: what to pass backward
+/// through a denoiser, from its outputs, in the place of its loss. Sample `m` draws from the child `m` of `stream`.
 ///
-/// For the loss $\tfrac{1}{P} |\epsilon - \epsilon_\theta|^2$, a **mean** over the `P` outputs, the second moment of the
-/// gradients that come back is the Gauss-Newton matrix $\tfrac{2}{P} \mathbb{E}\, J^\top J$ with `J` the Jacobian of
-/// $\epsilon_\theta$, in the mean over the draws. A sample is a datum with a time step and a noise of its own; the target
-/// $\epsilon$ is not needed. What arrives at a layer is of the law [`Sampled`](super::Sampled), a sample being an example.
+/// For the loss $\tfrac{1}{P} |\epsilon - \epsilon_\theta|^2$, a **mean** over the `P` outputs, the second moment of
+/// the gradients that come back is the Gauss-Newton matrix $\tfrac{2}{P} \mathbb{E}\, J^\top J$ with `J` the
+/// Jacobian of $\epsilon_\theta$, in the mean over the draws. A sample is a datum with a time step and a noise of
+/// its own; the target $\epsilon$ is not needed. What arrives at a layer is of the law [`Sampled`](super::Sampled),
+/// a sample being an example.
 ///
 /// # References
 /// Mlodozeniec et al., arXiv:2410.13850, whose model has unit variance: its matrix is ours without `2 / P`.
@@ -21,7 +22,7 @@ pub fn denoising_cotangents<T: Real>(mut out: MatMut<'_, T>, stream: Stream) {
     let scale = scale(out.cols());
     out.for_each_row(|sample, row| {
         let mut draws = stream.child(sample as u64).draws();
-        row.iter_mut().for_each(|x| *x = T::from_f64(scale * draws.next_normal()));
+        row.fill_with(|| T::from_f64(scale * draws.next_normal()));
     });
 }
 
@@ -31,10 +32,10 @@ fn scale(outputs: usize) -> f64 {
 
 /// The Jacobian of a denoiser's outputs in the outputs of one of its layers, `[samples, outputs, positions, d_out]`.
 ///
-/// With the loss and the samples of [`denoising_cotangents`], [`exact`](Self::exact) gives one output gradient for each
-/// output, whose second moments are the Gauss-Newton matrix (the law [`Type2`](super::Type2)), and
-/// [`sampled`](Self::sampled) the one that a noise passed backward would give. Both are `[samples * positions, d_out]`
-/// beside the layer's inputs `[samples * positions, d_in]`, a sample being an example.
+/// With the loss and the samples of [`denoising_cotangents`], [`exact`](Self::exact) gives one output gradient for
+/// each output, whose second moments are the Gauss-Newton matrix (the law [`Type2`](super::Type2)), and
+/// [`sampled`](Self::sampled) the one that a noise passed backward would give. Both are
+/// `[samples * positions, d_out]` beside the layer's inputs `[samples * positions, d_in]`, a sample being an example.
 ///
 /// # Examples
 /// ```
@@ -65,8 +66,8 @@ impl<'a, T: Real> DenoiserJacobian<'a, T> {
     /// Of `jacobian` `[samples * outputs, positions * d_out]`.
     ///
     /// # Errors
-    /// A shape error when rows or columns are no multiple of `samples` or `positions`; [`CoreError::Empty`] for samples
-    /// without outputs; [`CoreError::Overflow`] when `samples * outputs * positions` does not fit.
+    /// A shape error when rows or columns are no multiple of `samples` or `positions`; [`CoreError::Empty`] for
+    /// samples without outputs; [`CoreError::Overflow`] when `samples * outputs * positions` does not fit.
     pub fn new(samples: usize, positions: usize, jacobian: MatRef<'a, T>) -> Result<Self, Error> {
         let outputs = jacobian.rows().checked_div(samples).unwrap_or(0);
         let d_out = jacobian.cols().checked_div(positions).unwrap_or(0);
@@ -96,7 +97,8 @@ impl<'a, T: Real> DenoiserJacobian<'a, T> {
         self.samples * self.positions
     }
 
-    /// Every output's gradient times `sqrt(2 / outputs)`: `out` `[outputs * samples * positions, d_out]`, draw after draw.
+    /// Every output's gradient times `sqrt(2 / outputs)`: `out` `[outputs * samples * positions, d_out]`, draw after
+    /// draw.
     ///
     /// # Errors
     /// A shape error.
@@ -117,8 +119,8 @@ impl<'a, T: Real> DenoiserJacobian<'a, T> {
         Ok(())
     }
 
-    /// The gradient of one draw: $u_{m,s} = \sqrt{2/P} \sum_p \xi_{m,p}\, J_{m,p,s}$ for `noise` $\xi$ `[samples, outputs]`
-    /// of mean zero and unit covariance, into `out` `[samples * positions, d_out]`.
+    /// The gradient of one draw: $u_{m,s} = \sqrt{2/P} \sum_p \xi_{m,p}\, J_{m,p,s}$ for `noise` $\xi$
+    /// `[samples, outputs]` of mean zero and unit covariance, into `out` `[samples * positions, d_out]`.
     ///
     /// Cost: `2 samples outputs positions d_out` flops.
     ///

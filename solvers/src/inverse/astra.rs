@@ -80,7 +80,9 @@ pub struct Astra {
     pub tail_average: Option<f64>,
     /// Evaluate the objective every so many steps, at the start and at the end; 0 for never; default 10.
     pub monitor_every: usize,
-    /// The increase of the objective that counts as divergence; default 3.
+    /// The increase of the objective that counts as divergence; default 100. A batch sees a solution through other
+    /// examples than the curvature has, so its objective may rise severalfold on the way to it, above all when a few
+    /// examples matter to a query; what diverges grows geometrically and passes any factor. On the full data 3 will do.
     pub divergence: f64,
     /// Threads for the vector operations; default one.
     pub parallelism: Parallelism,
@@ -100,7 +102,7 @@ impl Default for Astra {
             start: Start::PreconditionedRhs,
             tail_average: None,
             monitor_every: 10,
-            divergence: 3.0,
+            divergence: 100.0,
             parallelism: Parallelism::Serial,
         }
     }
