@@ -463,3 +463,21 @@ pub fn symmetric_eigen(n: usize) -> f64 {
 pub fn jacobi(n: usize, sweeps: usize) -> f64 {
     roundings(8 * n * sweeps + 2, f64::EPSILON)
 }
+
+// ---- covariances from records ----
+
+/// Error of an element of a Gram matrix of `rows` rows, summed by `linalg::gram` in `T`: a product, at most 256
+/// additions in a block, one for each level of the tree of blocks, and two for a weight and the addition to what was
+/// there. `absolute` is the sum of the absolute products, weights included.
+pub fn gram<T: Real>(rows: usize, absolute: f64) -> f64 {
+    let levels = rows.div_ceil(256).max(1).next_power_of_two().ilog2() as usize;
+    gamma::<T>(257 + levels + 2) * absolute
+}
+
+/// Error of an element of a covariance of data in `T`, kept in `S`: [`gram`] of all rows at most, one rounding in `S`
+/// for each of `additions` batches, draws and merges, and two for the mean. A pooled row is rounded once in `T` after
+/// `positions` additions and a division in f64, and enters twice.
+pub fn covariance<T: Real, S: Real>(rows: usize, additions: usize, positions: usize, absolute: f64) -> f64 {
+    let pooled = 2.0 * (gamma::<T>(1) + gamma::<f64>(positions + 1));
+    gram::<T>(rows, absolute) + (gamma::<S>(additions + 2) + pooled) * (1.0 + pooled) * absolute
+}

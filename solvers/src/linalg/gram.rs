@@ -299,7 +299,9 @@ impl<'a, F: Real> Rows<'a, F> {
             target[..own.len()].copy_from_slice(&self.x.row(row)[own.clone()]);
             target[own.len()..cols.len()].fill(F::ONE);
             if let Some(weights) = weights {
-                target.iter_mut().for_each(|x| *x *= weights[row]);
+                for x in target {
+                    *x *= weights[row];
+                }
             }
         }
         (copy, pitch)

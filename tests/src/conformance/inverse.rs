@@ -54,8 +54,8 @@ fn minres<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
 fn datainf<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let (gradients, v) = (inputs.floats::<T>("grads")?, inputs.floats::<T>("v")?);
     let (layers, damping) = (inputs.indices("layer_sizes")?.data, inputs.number("damping")?);
-    let modes: [(&str, fn(f64) -> Damping); 2] = [("absolute", Damping::Absolute), ("relative", Damping::Relative)];
-    let damping = inputs.choice("damping_mode", &modes)?(damping);
+    let absolute = inputs.choice("damping_mode", &[("absolute", true), ("relative", false)])?;
+    let damping = if absolute { Damping::Absolute(damping) } else { Damping::Relative(damping) };
     let inverse = DataInf { damping, ..DataInf::default() }.prepare(gradients.matrix()?, &layers)?;
     let dampings: Vec<f64> = inverse.dampings().collect();
     // |g|^2 over the damping, which is what one example's inverse magnifies by.
