@@ -518,9 +518,9 @@ fn what_does_not_belong_together_is_refused() {
     assert_eq!(result, shape("columns of further output gradients", 1, 2));
 
     for (changed, what) in [
-        (Data { shape: LayerShape { d_in: 1, ..data.shape }, ..data.clone() }, "the layer's shape"),
-        (Data { sharing: Sharing::Reduce, ..data.clone() }, "weight sharing"),
-        (Data { count: Count::Position, ..data.clone() }, "the count of output gradients"),
+        (Data { shape: LayerShape { d_in: 1, ..data.shape }, ..data.clone() }, "shapes of the layer"),
+        (Data { sharing: Sharing::Reduce, ..data.clone() }, "ways of weight sharing"),
+        (Data { count: Count::Position, ..data.clone() }, "counts of output gradients"),
     ] {
         assert_eq!(short.merge(&changed.empty()), Err(Error::Mismatch { what }));
     }
@@ -581,11 +581,11 @@ fn a_network_is_merged_whole_or_not_at_all() {
     assert_eq!(both.bytes(), 2 * 8 * (9 + 1));
     let before = both.clone();
     for other in [&["first"][..], &["second", "first"], &[]] {
-        assert_eq!(both.merge(&network(other)), Err(Error::Mismatch { what: "the names of the layers" }));
+        assert_eq!(both.merge(&network(other)), Err(Error::Mismatch { what: "names of the layers" }));
     }
     let mut other = network(&["first"]);
     other.insert("second", Data { sharing: Sharing::Reduce, ..data.clone() }.empty()).unwrap();
-    assert_eq!(both.merge(&other), Err(Error::Mismatch { what: "weight sharing" }));
+    assert_eq!(both.merge(&other), Err(Error::Mismatch { what: "ways of weight sharing" }));
     assert_eq!(both, before);
     both.merge(&before).unwrap();
     assert!(both.iter().all(|(_, layer)| layer.examples() == 4));

@@ -203,12 +203,12 @@ lissa: diverged
 noise ceiling 0.907; LDS over 100 subsets x 5 seeds";
             assert_eq!(report.table(), expected);
         });
-        let solved = Row { error: Some(1.25e-4), ..row("cg", Ok(0.1), None) };
+        let solved = Row { error: Some(1.5e-4), ..row("cg", Ok(0.1), None) };
         with_report("", vec![row("gradient-dot", Ok(0.2), None), solved], |report| {
             let expected = "\
 method          LDS   95 % interval  off explicit  seconds
 gradient-dot  0.200  0.170 to 0.240             -     1.25
-cg            0.100  0.070 to 0.140        1.2e-4     1.25
+cg            0.100  0.070 to 0.140        1.5e-4     1.25
 noise";
             assert!(report.table().starts_with(expected), "{}", report.table());
         });

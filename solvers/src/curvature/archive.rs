@@ -194,8 +194,8 @@ impl Writer {
         Self { metadata, tensors: Vec::new() }
     }
 
-    fn note(&mut self, layer: usize, key: &str, value: impl ToString) {
-        self.metadata.insert(format!("{layer}.{key}"), value.to_string());
+    fn note(&mut self, layer: usize, key: &str, value: impl core::fmt::Display) {
+        self.metadata.insert(format!("{layer}.{key}"), format!("{value}"));
     }
 
     fn tensor<T: Real>(&mut self, layer: usize, part: &str, shape: Vec<usize>, data: &[T]) {

@@ -313,7 +313,9 @@ impl<T: Real> Group<T> {
         }
         let mut grads = Vec::with_capacity(rows.len() * record.d_out() * (1 + more.len()));
         for draw in core::iter::once(&record.output_grads()).chain(more) {
-            rows.iter().for_each(|&row| grads.extend_from_slice(draw.row(row)));
+            for &row in &rows {
+                grads.extend_from_slice(draw.row(row));
+            }
         }
         Self { inputs, grads, lengths, gathered }
     }

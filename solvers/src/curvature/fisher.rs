@@ -76,7 +76,9 @@ impl Fisher for Sampled {
     fn output_gradients<T: Real>(&self, lin: &Linearized<'_, T>, pass: u64, example: usize, out: &mut [T]) {
         lin.sampled_gradients(example, self.stream.child(pass), out);
         let weight = T::ONE / T::from_f64(self.samples as f64).sqrt();
-        out.iter_mut().for_each(|x| *x *= weight);
+        for x in out {
+            *x *= weight;
+        }
     }
 }
 

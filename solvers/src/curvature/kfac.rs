@@ -21,14 +21,14 @@ use crate::parallel::Parallelism;
 /// use ascribe_core::{MatRef, derivative::Reduction, linop::apply_alloc};
 /// use ascribe_solvers::{curvature::*, network::*, parallel::Parallelism};
 /// let net = Mlp::new(&[2, 2], Activation::Identity, Loss::HalfMse)?;
-/// let (theta, x) = ([0.0; 6], MatRef::new(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], 3, 2)?);
+/// let (theta, x) = ([0.0_f64; 6], MatRef::new(&[1.0, 0.0, 0.0, 1.0, 1.0, 1.0], 3, 2)?);
 /// let data = Linearized::new(&net, &theta, x, Targets::Values(x), Reduction::Mean, Parallelism::Serial)?;
 /// let kfac = Kfac::of(&data, &Type2)?;
 /// // One layer and squared error: K-FAC is the Gauss-Newton matrix.
 /// let v = MatRef::from_row(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
 /// let (product, exact) = (kfac.blocks().function(|s| s, Parallelism::Serial)?, data.gauss_newton());
 /// for (x, y) in apply_alloc(&product, v)?.iter().zip(apply_alloc(&exact, v)?) {
-///     assert!((x - y).abs() < 1e-12_f64);
+///     assert!((x - y).abs() < 1e-12);
 /// }
 /// # Ok::<(), ascribe_solvers::Error>(())
 /// ```

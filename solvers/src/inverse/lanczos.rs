@@ -33,7 +33,7 @@ use crate::parallel::Parallelism;
 /// let spectrum = basis.spectrum(NegativeRitz::Abs, None)?; // |A|
 /// let mut x = [0.0; 4];
 /// spectrum.inverse(0.5)?.solve(MatMut::from_row(&mut x), MatRef::from_row(&[1.0; 4]))?;
-/// assert!((x[3] - 1.0 / 1.5).abs() < 1e-12);
+/// assert!((x[3] - 1.0_f64 / 1.5).abs() < 1e-12);
 /// # Ok::<(), ascribe_solvers::Error>(())
 /// ```
 ///
