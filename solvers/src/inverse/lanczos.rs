@@ -31,7 +31,7 @@ use crate::parallel::Parallelism;
 /// let basis = Lanczos { steps: 4, ..Lanczos::default() }.decompose(&a)?;
 /// assert!((basis.ritz_values()[3] - 4.0_f64).abs() < 1e-12);
 /// let spectrum = basis.spectrum(NegativeRitz::Abs, None)?; // |A|
-/// let mut x = [0.0; 4];
+/// let mut x = [0.0_f64; 4];
 /// spectrum.inverse(0.5)?.solve(MatMut::from_row(&mut x), MatRef::from_row(&[1.0; 4]))?;
 /// assert!((x[3] - 1.0_f64 / 1.5).abs() < 1e-12);
 /// # Ok::<(), ascribe_solvers::Error>(())
