@@ -390,12 +390,12 @@ pub fn krylov_relation<T: Real>(n: usize, s: usize, tolerance: f64, norm: f64) -
     (split + 2.0 * s as f64 * orthonormal::<T>(n, s, tolerance)) * norm
 }
 
-/// What `Nystrom` may be off by as a matrix: the shift `2 sqrt(n) eps |Y|`, the rounding of the core and of the
-/// factors, `16 (n + r)` roundings of `|Y|`, times `1 + tan^2` of the angle that the test matrix makes with the range.
-/// `sketch` is the smallest eigenvalue of `U W^T W U^T`, the squared cosine.
-pub fn nystrom<T: Real>(n: usize, r: usize, norm: f64, sketch: f64) -> f64 {
+/// What `Nystrom` may be off by as a matrix: the shift `2 sqrt(n) eps |Y|` and the rounding of the core and its factors,
+/// as [`orthogonal_factor`], of `norm = |A|`. An error `E` of the core becomes one of `Y^T C^-1 E C^-1 Y`, so
+/// `amplification` is `|C^-1 Y|^2` or more.
+pub fn nystrom<T: Real>(n: usize, r: usize, norm: f64, amplification: f64) -> f64 {
     let shift = 2.0 * (n as f64).sqrt() * T::EPSILON.to_f64();
-    (shift + orthogonal_factor(n, r, T::EPSILON.to_f64())) * norm * (1.0 + 1.0 / sketch)
+    (shift + orthogonal_factor(n, r, T::EPSILON.to_f64())) * norm * (1.0 + amplification)
 }
 
 /// Relative error of DataInf: sums of `d` and `n` products and a difference, which cancels by at most `condition`,

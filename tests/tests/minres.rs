@@ -217,7 +217,7 @@ proptest! {
         let least = outside.sqrt() / oracle::norm(&v);
         prop_assume!(least > 1e-3);
         prop_assert_eq!(report.stop, Stop::Stagnated, "{:?}", report);
-        prop_assert!(report.iterations <= n + 3, "{:?}", report);
+        prop_assert!(report.iterations <= 10 * n, "{:?}", report);
         // What the rounding of A x adds; directions without curvature may be in x, but none from a division by rounding.
         let size = 1.0 + oracle::norm(&x) / oracle::norm(&v);
         let slack = tolerance::solutions(30.0, tolerance::direct_residual::<f64>(n) * size);

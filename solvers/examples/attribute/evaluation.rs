@@ -193,6 +193,7 @@ mod tests {
         Truth::new(&GroundTruth { subsets, margins, seeds: 1, queries: 2 }, 4)
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "it stands for what a method returns")]
     fn scores(scores: [f64; 8]) -> Result<Attribution, String> {
         Ok(Attribution { scores: scores.to_vec(), ..Attribution::default() })
     }

@@ -143,7 +143,9 @@ impl Nystrom {
             let (left, above) = (MatRef::from_row(&left), MatRef::new(above, i, dim)?);
             matmul(MatMut::from_row(row), T::ONE, -T::ONE, left, above, par)?;
             let pivot = T::from_f64(l[i * rank + i]);
-            row.iter_mut().for_each(|x| *x /= pivot);
+            for x in row {
+                *x /= pivot;
+            }
         }
         let (columns, r) = factor(MatRef::new(&products, rank, dim)?)?;
         let small = svd(MatRef::new(&r, rank, rank)?)?;

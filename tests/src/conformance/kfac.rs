@@ -174,12 +174,17 @@ fn ekfac_eigenvalues<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         .float("lambda_mean", block.mean()))
 }
 
-const KINDS: [(&str, fn(f64) -> Damping); 2] = [("absolute", Damping::Absolute), ("relative", Damping::Relative)];
+/// The damping of a case.
+fn damping(inputs: &Inputs<'_>) -> Result<Damping, Failure> {
+    let (relative, value) =
+        (inputs.choice("damping_kind", &[("absolute", false), ("relative", true)])?, inputs.number("damping")?);
+    Ok(if relative { Damping::Relative(value) } else { Damping::Absolute(value) })
+}
 
 fn ekfac_inverse<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let [kfac, block] = ekfac_block::<T>(inputs)?;
     let v = inputs.floats::<T>("v")?;
-    let damping = inputs.choice("damping_kind", &KINDS)?(inputs.number("damping")?);
+    let damping = damping(inputs)?;
     let amount = damping.amount(block.mean())?;
     let x = apply(&block.filtered(&Filter { damping, ..Filter::default() }, Serial)?, v.matrix()?)?;
     Ok(Outputs::new()
@@ -254,10 +259,8 @@ fn inverse_root<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
 }
 
 fn mlp_factors<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    match inputs.choice("fisher", &[("type2", true), ("empirical", false)])? {
-        true => factors_of::<T, _>(inputs, &Type2),
-        false => factors_of::<T, _>(inputs, &Empirical),
-    }
+    let type2 = inputs.choice("fisher", &[("type2", true), ("empirical", false)])?;
+    if type2 { factors_of::<T, _>(inputs, &Type2) } else { factors_of::<T, _>(inputs, &Empirical) }
 }
 
 fn factors_of<T: Real, F: Fisher>(inputs: &Inputs<'_>, fisher: &F) -> Result<Outputs, Failure> {
@@ -286,14 +289,12 @@ fn factors_of<T: Real, F: Fisher>(inputs: &Inputs<'_>, fisher: &F) -> Result<Out
 }
 
 fn mlp_scores<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    match inputs.choice("fisher", &[("type2", true), ("empirical", false)])? {
-        true => scores_of::<T, _>(inputs, &Type2),
-        false => scores_of::<T, _>(inputs, &Empirical),
-    }
+    let type2 = inputs.choice("fisher", &[("type2", true), ("empirical", false)])?;
+    if type2 { scores_of::<T, _>(inputs, &Type2) } else { scores_of::<T, _>(inputs, &Empirical) }
 }
 
 fn scores_of<T: Real, F: Fisher>(inputs: &Inputs<'_>, fisher: &F) -> Result<Outputs, Failure> {
-    let damping = inputs.choice("damping_kind", &KINDS)?(inputs.number("damping")?);
+    let damping = damping(inputs)?;
     let train = Problem::<T>::read(inputs, Reduction::Mean)?;
     let test = train.with_data(inputs, "x_test", "y_test")?;
     let (lin, queries) = (train.linearize()?, test.linearize()?);
