@@ -76,7 +76,8 @@ fuzz_target!(|input: Input| {
         Nystrom { rank: steps, ..Nystrom::default() }.prepare(&op),
     ] {
         let Ok(spectrum) = spectrum else { continue };
-        let inverses = [spectrum.inverse(damping), spectrum.projected_inverse(damping), spectrum.preconditioner(damping)];
+        let inverses =
+            [spectrum.inverse(damping), spectrum.projected_inverse(damping), spectrum.preconditioner(damping)];
         inverses.iter().flatten().for_each(|inverse| check(inverse, rhs));
     }
     for damping in [Damping::Absolute(damping), Damping::Relative(damping)] {

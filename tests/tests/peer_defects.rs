@@ -150,7 +150,7 @@ fn inverse_bound(block: &EigenBlock<f64>, damping: f64) -> f64 {
     tolerance::solutions((largest + damping) / damping, tolerance::direct_residual::<f64>(block.dim()))
 }
 
-/// 1. dattri rotates by `Q W Q^T` where the eigenvectors are columns. On a Fisher that is a Kronecker product EKFAC's
+/// Defect 1: dattri rotates by `Q W Q^T` where the eigenvectors are columns. On a Fisher that is a Kronecker product EKFAC's
 /// inverse is the dense solve, and the transposed basis, orthonormal and of the same trace, is far from it. The layer
 /// is square, so that no shape gives it away.
 #[test]
@@ -169,7 +169,7 @@ fn defect_01_the_eigenbasis_is_not_transposed() {
     assert!(relative(&damped(&wrong, damping, &v), &solved) > 0.5, "the solution can");
 }
 
-/// 2. dattri reshapes `[vec W, b]` to `[out, in + 1]`, which scrambles the rows. The block's diagonal is that of the
+/// Defect 2: dattri reshapes `[vec W, b]` to `[out, in + 1]`, which scrambles the rows. The block's diagonal is that of the
 /// gradients in our layout, the bias in the last column.
 #[test]
 fn defect_02_the_bias_is_the_last_column_of_each_row() {
@@ -195,7 +195,7 @@ fn defect_02_the_bias_is_the_last_column_of_each_row() {
     assert!(off.abs() < 0.2 * exact, "{bias} against {exact}");
 }
 
-/// 3. dattri cannot take sequences. A record of positions is its positions' sum.
+/// Defect 3: dattri cannot take sequences. A record of positions is its positions' sum.
 #[test]
 fn defect_03_sequences_are_taken() {
     let stream = Stream::new(4, "sequence");
@@ -211,7 +211,7 @@ fn defect_03_sequences_are_taken() {
     assert!((correction.finish().unwrap().trace() - trace).abs() <= 1e-13 * trace);
 }
 
-/// 4. dattri's own test takes random vectors and a damping of 0.1, where any operator looks right. With real gradients
+/// Defect 4: dattri's own test takes random vectors and a damping of 0.1, where any operator looks right. With real gradients
 /// and a small damping our measure tells the right basis from the transposed one.
 #[test]
 fn defect_04_the_test_itself_can_tell() {
@@ -235,7 +235,7 @@ fn defect_04_the_test_itself_can_tell() {
     assert!(right < 0.7 * wrong, "{right} against {wrong}");
 }
 
-/// 5. dattri sums `H_b^-1 v` over batches, so that the result depends on them. Factors from two halves are those of the
+/// Defect 5: dattri sums `H_b^-1 v` over batches, so that the result depends on them. Factors from two halves are those of the
 /// whole.
 #[test]
 fn defect_05_batches_do_not_change_the_inverse() {
@@ -250,7 +250,7 @@ fn defect_05_batches_do_not_change_the_inverse() {
     assert!(relative(&inverse(&halves), &inverse(&whole)) < 1e-11);
 }
 
-/// 6. dattri's CG gives NaN for a zero right-hand side and after exact convergence.
+/// Defect 6: dattri's CG gives NaN for a zero right-hand side and after exact convergence.
 #[test]
 fn defect_06_cg_stops_at_zero_and_at_exact_convergence() {
     let a = [2.0, 0.0, 0.0, 2.0];
@@ -264,7 +264,7 @@ fn defect_06_cg_stops_at_zero_and_at_exact_convergence() {
     assert!(reports.iter().all(|report| report.stop == Stop::Converged && report.iterations <= 1));
 }
 
-/// 8. dattri passes repeats and batch size in each other's place. Options have names here, and do what they say.
+/// Defect 8: dattri passes repeats and batch size in each other's place. Options have names here, and do what they say.
 #[test]
 fn defect_08_repeats_and_batches_are_not_swapped() {
     let problem = Problem::new(&[3, 3], &[true], 30, 6);
@@ -280,7 +280,7 @@ fn defect_08_repeats_and_batches_are_not_swapped() {
     assert_eq!((applications(3, 2), applications(2, 3)), (15, 10));
 }
 
-/// 9. LogIX takes the damping that it computed for the first module for all others.
+/// Defect 9: LogIX takes the damping that it computed for the first module for all others.
 #[test]
 fn defect_09_a_layers_damping_does_not_depend_on_its_neighbours() {
     let problem = Problem::new(&[3, 4, 3], &[true, false], 40, 9);
@@ -298,7 +298,7 @@ fn defect_09_a_layers_damping_does_not_depend_on_its_neighbours() {
     assert!(layers[0].mean() != layers[1].mean());
 }
 
-/// 10. LogIX adds the damping to the eigenvalues that it keeps, and keeps an inverse for another damping.
+/// Defect 10: LogIX adds the damping to the eigenvalues that it keeps, and keeps an inverse for another damping.
 #[test]
 fn defect_10_applying_is_pure_and_a_new_damping_is_used() {
     let product = Product::new(4, 2, 3);
@@ -309,7 +309,7 @@ fn defect_10_applying_is_pure_and_a_new_damping_is_used() {
     assert!(relative(&other, &first) > 1e-3);
 }
 
-/// 11. pyDVL's pseudo-gradient `sum_c sqrt(p_c) (e_c - p)` has cross terms that are no Fisher. The second moment of
+/// Defect 11: pyDVL's pseudo-gradient `sum_c sqrt(p_c) (e_c - p)` has cross terms that are no Fisher. The second moment of
 /// ours is `diag(p) - p p^T`: exactly for type 2, in the mean for samples.
 #[test]
 fn defect_11_pseudo_gradients_have_the_fishers_second_moment() {
@@ -357,7 +357,7 @@ fn collect<F: Fisher>(lin: &Linearized<'_, f64>, fisher: &F) -> Vec<Vec<f64>> {
     out
 }
 
-/// 12. pyDVL needs a bias in every layer, and squares the gradient of each token.
+/// Defect 12: pyDVL needs a bias in every layer, and squares the gradient of each token.
 #[test]
 fn defect_12_layers_without_bias_and_examples_of_several_positions() {
     let problem = Problem::new(&[3, 4, 3], &[false, true], 20, 12);
@@ -376,7 +376,7 @@ fn defect_12_layers_without_bias_and_examples_of_several_positions() {
     assert_eq!(correction.finish().unwrap().values(), [0.0]);
 }
 
-/// 13. kronfluence leaves negative eigenvalues of its factors in, with a damping of 1e-8.
+/// Defect 13: kronfluence leaves negative eigenvalues of its factors in, with a damping of 1e-8.
 #[test]
 fn defect_13_no_multiplier_is_negative() {
     // Rank 1, with rounding: some of the eigenvalues come out below zero.
