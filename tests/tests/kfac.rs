@@ -195,7 +195,10 @@ proptest! {
             (part, second)
         }).collect();
         let (mut first, mut second) = parts.remove(0);
-        parts.iter().for_each(|(a, b)| { first.merge(a).unwrap(); second.merge(b).unwrap(); });
+        for (a, b) in &parts {
+            first.merge(a).unwrap();
+            second.merge(b).unwrap();
+        }
         prop_assert_eq!(first.frequencies().unwrap(), covariance.frequencies().unwrap());
         prop_assert!(norm(&minus(&first.factor_g().unwrap(), &covariance.factor_g().unwrap())) <= limit);
         prop_assert!(norm(&minus(second.finish().unwrap().values(), ekfac.values())) <= limit * len as f64);
