@@ -370,6 +370,14 @@ pub fn denoising_moments(m: usize, p: usize, s: usize, size: f64) -> f64 {
 
 // ---- inverses: MINRES, Lanczos, Nystrom, DataInf ----
 
+/// How far MINRES' residual is from the smallest in its Krylov space, relative to `|v|`, before it computes the true one:
+/// the directions of `x` come from a recurrence with `R^-1`, which magnifies their rounding by the condition number, and
+/// are weighed with the length of `x`; `size` is `1 + |A| |x| / |v|` (Sleijpen, van der Vorst and Modersitzki, SIAM J.
+/// Matrix Anal. Appl. 22, 2001, section 3).
+pub fn minres_residual<T: Real>(n: usize, steps: usize, condition: f64, size: f64) -> f64 {
+    residual_drift::<T>(n, steps) * condition * size
+}
+
 /// How far `Q Q^T` of `s` vectors is from the identity, in the maximum. A pass of orthogonalisation rounds sums of `n`
 /// and of `s` terms: it leaves at most `e = gamma_{n+s+8} sqrt(s)` of what it was given. The first is given the product
 /// and leaves its rounding; the second is given the rest, at least `tolerance` of the product, and that rounding.

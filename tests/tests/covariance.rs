@@ -241,7 +241,9 @@ impl Data {
         let (examples, positions) = self.counts();
         let LayerShape { d_in, d_out, bias } = self.shape;
         let mut inputs = self.samples(&self.x, d_in, true);
-        inputs.iter_mut().for_each(|row| row.extend(bias.then_some(1.0)));
+        for row in &mut inputs {
+            row.extend(bias.then_some(1.0));
+        }
         let count_a = if self.sharing == Sharing::Expand { positions } else { examples };
         let count_g =
             if (self.sharing, self.count) == (Sharing::Expand, Count::Position) { positions } else { examples };
@@ -465,9 +467,9 @@ fn numbers_whose_squares_overflow_are_refused() {
     for what in ["layer inputs", "output gradients"] {
         let mut data = example();
         if what == "layer inputs" {
-            data.x[1] = 1e20
+            data.x[1] = 1e20;
         } else {
-            data.draws[0][1] = 1e20
+            data.draws[0][1] = 1e20;
         }
         let error = data.add::<f32, f32, _>(&mut layer).unwrap_err();
         assert!(matches!(error, Error::Core(CoreError::Parameter { what: w, .. }) if w == what), "{error}");

@@ -65,14 +65,20 @@ impl Layer {
             let mut x = self.inputs[row * self.d_in..(row + 1) * self.d_in].to_vec();
             x.extend(self.bias.then_some(1.0));
             let y = &self.grads[row * o..(row + 1) * o];
-            a.chunks_exact_mut(i)
-                .zip(&x)
-                .for_each(|(row, p)| row.iter_mut().zip(&x).for_each(|(sum, q)| *sum += p * q));
-            g.chunks_exact_mut(o).zip(y).for_each(|(row, p)| row.iter_mut().zip(y).for_each(|(sum, q)| *sum += p * q));
+            for (sums, p) in a.chunks_exact_mut(i).zip(&x) {
+                sums.iter_mut().zip(&x).for_each(|(sum, q)| *sum += p * q);
+            }
+            for (sums, p) in g.chunks_exact_mut(o).zip(y) {
+                sums.iter_mut().zip(y).for_each(|(sum, q)| *sum += p * q);
+            }
             count += 1.0;
         }
-        a.iter_mut().for_each(|x| *x /= count);
-        g.iter_mut().for_each(|x| *x /= self.examples as f64);
+        for x in &mut a {
+            *x /= count;
+        }
+        for x in &mut g {
+            *x /= self.examples as f64;
+        }
         (a, g)
     }
 
@@ -116,7 +122,9 @@ fn corrected<'b, T: Real>(
     par: Parallelism,
 ) -> EigenvalueCorrection<'b, T, Empirical> {
     let mut correction = EigenvalueCorrection::new(block, par);
-    records.iter().for_each(|record| correction.add(record, &[]).unwrap());
+    for record in records {
+        correction.add(record, &[]).unwrap();
+    }
     correction
 }
 
