@@ -80,7 +80,7 @@ pub enum Count {
 ///
 /// # References
 /// Martens and Grosse, arXiv:1503.05671, section 3; for shared weights, Eschenhagen et al., arXiv:2311.00636,
-/// equations 10 and 14.
+/// section 3.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerCovariance<S, F> {
     shape: LayerShape,

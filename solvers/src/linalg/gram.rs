@@ -141,16 +141,15 @@ impl<F: Kernel> Rows<'_, F> {
     fn add<S: Real>(self, mut out: MatMut<'_, S>, par: Parallelism) -> Result<(), Error> {
         let (n, len) = (self.width(), self.len());
         let mut spaces = vec![Space::default(); par.workers()];
-        let mut parts = 1;
-        let work = n.saturating_mul(n).saturating_mul(len);
-        while n.div_ceil(STRIP) < STRIPS && parts < PARTS && work / parts >= 2 * PART_WORK {
+        let (mut parts, blocks) = (1, len.div_ceil(BLOCK));
+        let limit = PARTS.min(blocks).min(n.saturating_mul(n).saturating_mul(len) / PART_WORK);
+        while n.div_ceil(STRIP) < STRIPS && 2 * parts <= limit {
             parts *= 2;
         }
         if parts == 1 {
             return self.add_strips(&mut spaces, strips(out, 0..len)?);
         }
         let mut sums: Vec<F> = zeros("parts of a Gram matrix", (n * n).checked_mul(parts))?;
-        let blocks = len.div_ceil(BLOCK);
         let row = |part: usize| (blocks * part / parts * BLOCK).min(len);
         let mut tasks = Vec::new();
         for (part, sum) in sums.chunks_exact_mut(n * n).enumerate() {
@@ -213,7 +212,7 @@ fn add_assign<S: Real, F: Real>(sum: &mut [S], x: &[F]) {
 struct Space<F> {
     left: Vec<F>,
     right: Vec<F>,
-    /// Sums that wait for a partner, the one of the most blocks first.
+    /// Sums that wait for a partner, the one of the most blocks first. Above the diagonal they hold anything.
     sums: Vec<Vec<F>>,
 }
 
@@ -255,7 +254,7 @@ impl<F: Kernel> Space<F> {
 }
 
 /// The products of columns `down` and `across` of one block of rows, below the diagonal.
-struct Product<'s, 'a, F> {
+pub(crate) struct Product<'s, 'a, F> {
     rows: &'s Rows<'a, F>,
     block: Range<usize>,
     down: &'s Range<usize>,
@@ -268,7 +267,6 @@ struct Product<'s, 'a, F> {
 /// The precisions that there is a kernel for.
 pub(crate) trait Kernel: Real {
     /// Sets `out` to the product, and returns the distance of its rows.
-    #[expect(private_interfaces)]
     fn product(product: Product<'_, '_, Self>) -> usize;
 }
 
@@ -312,7 +310,6 @@ impl<'a, F: Real> Rows<'a, F> {
 macro_rules! kernel {
     ($t:ident, $lanes:ident, $split:ident, $split_mut:ident, $splat:ident, $mul_add:ident) => {
         impl Kernel for $t {
-            #[expect(private_interfaces)]
             fn product(product: Product<'_, '_, Self>) -> usize {
                 Arch::new().dispatch(product)
             }
