@@ -5,6 +5,7 @@
 
 mod copy;
 mod gemm;
+mod ghost;
 mod inverse;
 mod mlp;
 mod topk;
@@ -63,8 +64,18 @@ pub struct Kernel {
 }
 
 /// Every kernel.
-pub const KERNELS: &[Kernel] =
-    &[copy::KERNEL, gemm::KERNEL, topk::KERNEL, mlp::GRADIENT, mlp::HVP, mlp::GGNVP, inverse::CG, inverse::LISSA];
+pub const KERNELS: &[Kernel] = &[
+    copy::KERNEL,
+    gemm::KERNEL,
+    topk::KERNEL,
+    mlp::GRADIENT,
+    mlp::HVP,
+    mlp::GGNVP,
+    inverse::CG,
+    inverse::LISSA,
+    ghost::GHOST,
+    ghost::FORMED,
+];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
 pub const FLOORS: &[(&str, &[bool])] = &[("gemm", &[false, true]), ("copy", &[false])];
