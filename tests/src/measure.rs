@@ -9,6 +9,7 @@ mod covariance;
 mod eigh;
 mod ekfac;
 mod gemm;
+mod ghost;
 mod inverse;
 mod krylov;
 mod mlp;
@@ -86,6 +87,8 @@ pub const KERNELS: &[Kernel] = &[
     astra::ASTRA,
     astra::ASTRA_FLOOR,
     astra::PCG,
+    ghost::GHOST,
+    ghost::FORMED,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

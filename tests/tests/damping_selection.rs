@@ -251,7 +251,12 @@ fn extreme_numbers_stay_finite() {
     // As far apart as numbers are: the search ends all the same.
     let form = Eigenform { values: vec![5e-324, f64::MAX], projections: vec![1.0, 1.0], queries: 1 };
     assert!(form.indicator().select(0.5).is_ok());
-    assert!(form.indicator().select(1e-300).is_ok());
+    for target in [1e-300, 9e-188, 1.0 - f64::EPSILON / 2.0] {
+        match form.indicator().select(target).unwrap() {
+            DampingSelection::Reached { damping } => assert!(form.indicator().mean_xi(damping).unwrap() <= target),
+            DampingSelection::NotBracketed { lowest_xi, .. } => assert!(lowest_xi > target),
+        }
+    }
 }
 
 #[test]

@@ -246,25 +246,27 @@ impl DampingIndicator {
         }
         // A condition number k of F + lambda I gives xi >= 2 sqrt(k) / (1 + k), which is the target at this root.
         let root = (1.0 + ((1.0 - target) * (1.0 + target)).sqrt()) / target;
-        let mut damping = (2.0 * largest / ((root - 1.0) * (root + 1.0))).min(f64::MAX);
-        let mut xi = self.mean_xi(damping)?;
-        let (mut lowest_xi, mut at) = (xi, damping);
-        while damping > 0.0 {
+        // Divided twice, because the square of the root may overflow.
+        let mut damping = (2.0 * (largest / (root - 1.0)) / (root + 1.0)).clamp(f64::MIN_POSITIVE, f64::MAX);
+        let (mut above, mut lowest_xi, mut at) = (damping, f64::INFINITY, damping);
+        loop {
+            let xi = self.mean_xi(damping)?;
+            if xi <= target {
+                let falls = |damping: f64| self.mean_xi(damping).is_ok_and(|xi| xi <= target);
+                return Ok(DampingSelection::Reached { damping: bisect(damping, above, falls) });
+            }
+            if xi < lowest_xi {
+                (lowest_xi, at) = (xi, damping);
+            }
+            if damping == 0.0 {
+                return Ok(DampingSelection::NotBracketed { lowest_xi, at });
+            }
+            above = damping;
             let shrink = Scalar::exp(-(0.5 * Scalar::ln(xi / target)).max(RESOLUTION));
             let next = (damping * shrink - least * (1.0 - shrink)).max(0.0);
             // Subnormal numbers need not shrink.
-            let next = if next < damping { next } else { 0.0 };
-            xi = self.mean_xi(next)?;
-            if xi <= target {
-                let falls = |damping: f64| self.mean_xi(damping).is_ok_and(|xi| xi <= target);
-                return Ok(DampingSelection::Reached { damping: bisect(next, damping, falls) });
-            }
-            if xi < lowest_xi {
-                (lowest_xi, at) = (xi, next);
-            }
-            damping = next;
+            damping = if next < damping { next } else { 0.0 };
         }
-        Ok(DampingSelection::NotBracketed { lowest_xi, at })
     }
 
     fn ln_powers<const K: usize>(&self, damping: f64, powers: [u8; K]) -> Result<Vec<[f64; K]>, Error> {
