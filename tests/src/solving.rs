@@ -1,5 +1,7 @@
 //! What the laws of the solvers share.
 
+use std::cell::Cell;
+
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real, linop::check_apply};
 use ascribe_solvers::Error;
 use ascribe_solvers::inverse::{Solve, SolveReport};
@@ -11,12 +13,14 @@ use crate::oracle;
 pub struct ByRow<T> {
     matrix: Vec<T>,
     dim: usize,
+    /// The rows that it has been applied to.
+    pub applied: Cell<usize>,
 }
 
 impl<T: Real> ByRow<T> {
     /// The matrix rounded to `T`.
     pub fn new(matrix: &[f64], dim: usize) -> Self {
-        Self { matrix: oracle::narrow(matrix), dim }
+        Self { matrix: oracle::narrow(matrix), dim, applied: Cell::new(0) }
     }
 }
 
@@ -29,11 +33,38 @@ impl<T: Real> LinOp<T> for ByRow<T> {
     }
     fn apply(&self, mut out: MatMut<'_, T>, x: MatRef<'_, T>, _: &mut [T]) -> Result<(), CoreError> {
         check_apply(self.dim, self.dim, &out, &x)?;
+        self.applied.set(self.applied.get() + x.rows());
         out.for_each_row(|i, out| {
             for (y, row) in out.iter_mut().zip(self.matrix.chunks_exact(self.dim)) {
                 *y = row.iter().zip(x.row(i)).fold(T::ZERO, |sum, (&a, &x)| sum + a * x);
             }
         });
+        Ok(())
+    }
+}
+
+/// Gives what the function makes of each element: operators that break, or are not linear.
+#[derive(Debug)]
+pub struct Elementwise<F>(
+    /// The dimension.
+    pub usize,
+    /// The function.
+    pub F,
+);
+
+impl<F: Fn(f64) -> Result<f64, CoreError>> LinOp<f64> for Elementwise<F> {
+    fn dim_in(&self) -> usize {
+        self.0
+    }
+    fn dim_out(&self) -> usize {
+        self.0
+    }
+    fn apply(&self, mut out: MatMut<'_, f64>, x: MatRef<'_, f64>, _: &mut [f64]) -> Result<(), CoreError> {
+        for i in 0..x.rows() {
+            for (y, &x) in out.row_mut(i).iter_mut().zip(x.row(i)) {
+                *y = (self.1)(x)?;
+            }
+        }
         Ok(())
     }
 }

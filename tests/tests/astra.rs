@@ -12,6 +12,7 @@ use ascribe_solvers::inverse::{
 use ascribe_solvers::linalg::symmetric_eigen;
 use ascribe_solvers::network::{Activation, Linearized, Loss, Mlp, Targets};
 use ascribe_solvers::parallel::Parallelism;
+use ascribe_tests::solving::Elementwise;
 use ascribe_tests::tolerance::{self, HeavyBallSize};
 use ascribe_tests::{oracle, with_eight_threads};
 use proptest::prelude::*;
@@ -660,26 +661,6 @@ fn divergence_returns_the_best_iterate() {
     let before = Astra { steps: step - 1, ..blind };
     assert_eq!(x, solve(&before.prepare_full(&op, &inverse).unwrap(), &v).0);
     assert!(reports[0].objective_end.is_nan());
-}
-
-/// Gives what `f` makes of each element.
-struct Elementwise<F>(usize, F);
-
-impl<F: Fn(f64) -> Result<f64, CoreError>> LinOp<f64> for Elementwise<F> {
-    fn dim_in(&self) -> usize {
-        self.0
-    }
-    fn dim_out(&self) -> usize {
-        self.0
-    }
-    fn apply(&self, mut out: MatMut<'_, f64>, x: MatRef<'_, f64>, _: &mut [f64]) -> Result<(), CoreError> {
-        for i in 0..x.rows() {
-            for (y, &x) in out.row_mut(i).iter_mut().zip(x.row(i)) {
-                *y = (self.1)(x)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 #[test]

@@ -2,14 +2,40 @@
 
 use ascribe_core::MatRef;
 use ascribe_core::record::LayerRecord;
-use ascribe_solvers::curvature::{Count, Empirical, LayerCovariance, LayerShape, Sharing};
+use ascribe_solvers::curvature::{
+    Count, DiagonalFisher, EigenBlock, EigenvalueCorrection, EmbeddingCorrection, EmbeddingCovariance, Empirical, Gram,
+    LayerCovariance, LayerShape, Sharing,
+};
 use ascribe_solvers::parallel::Parallelism::Serial;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
+/// The bytes that `make` leaves allocated.
+fn kept<A>(make: impl FnOnce() -> A) -> (usize, A) {
+    let before = ALLOCATOR.current_usage();
+    let made = make();
+    (ALLOCATOR.current_usage() - before, made)
+}
+
+/// One test, because the allocator counts for every thread.
 #[test]
+fn the_memory_of_every_accumulator_is_its_formula() {
+    sums_are_all_that_is_kept_and_work_space_does_not_grow_with_the_rows();
+    let (bytes, gram) = kept(|| Gram::<f32>::new(70, Serial).unwrap());
+    assert_eq!((bytes, gram.dim()), (4 * 70 * 70, 70));
+    let (bytes, diagonal) = kept(|| DiagonalFisher::new(1000).unwrap());
+    assert_eq!((bytes, diagonal.dim()), (8 * 1000, 1000));
+    let block = EigenBlock::<f32>::diagonal("table", &[1.0; 60]).unwrap();
+    let (bytes, correction) = kept(|| EigenvalueCorrection::<_, Empirical>::new(&block, Serial));
+    assert_eq!((bytes, correction.bytes()), (8 * 60, 8 * 60));
+    let (bytes, embedding) = kept(|| EmbeddingCovariance::<Empirical>::new(500, 20, Serial).unwrap());
+    assert_eq!((bytes, embedding.bytes()), (8 * (500 + 20 * 20), 8 * (500 + 20 * 20)));
+    let (bytes, correction) = kept(|| EmbeddingCorrection::<_, Empirical>::new(&block, Serial).unwrap());
+    assert_eq!((bytes, correction.bytes()), (8 * 60, 8 * 60));
+}
+
 fn sums_are_all_that_is_kept_and_work_space_does_not_grow_with_the_rows() {
     let shape = LayerShape { d_in: 1200, d_out: 300, bias: true };
     let (examples, positions) = (500, 8);

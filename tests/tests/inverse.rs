@@ -1,50 +1,17 @@
 //! Laws of the solvers: all agree, each reports what is true, and none breaks on a hard system.
 
-use std::cell::Cell;
-
-use ascribe_core::linop::{Dense, Diagonal, Identity, check_apply};
+use ascribe_core::linop::{Dense, Diagonal, Identity};
 use ascribe_core::random::Stream;
-use ascribe_core::{Error as CoreError, ExampleLinOp, LinOp, MatMut, MatRef, Real};
+use ascribe_core::{Error as CoreError, ExampleLinOp, LinOp, MatMut, MatRef};
 use ascribe_solvers::Error;
 use ascribe_solvers::inverse::{
     AsOperator, Batch, Cg, Explicit, ExplicitSpectrum, Lissa, Neumann, Solve, SolveReport, Start, Stop, Woodbury,
 };
 use ascribe_solvers::parallel::Parallelism;
+use ascribe_tests::solving::{ByRow, Elementwise, assert_rows_near, refusal, solve, truths};
 use ascribe_tests::with_eight_threads;
 use ascribe_tests::{oracle, tolerance};
 use proptest::prelude::*;
-
-/// A matrix applied row by row, so that a row has the same bits in any block.
-struct ByRow<T> {
-    matrix: Vec<T>,
-    dim: usize,
-    applied: Cell<usize>,
-}
-
-impl<T: Real> ByRow<T> {
-    fn new(matrix: &[f64], dim: usize) -> Self {
-        Self { matrix: oracle::narrow(matrix), dim, applied: Cell::new(0) }
-    }
-}
-
-impl<T: Real> LinOp<T> for ByRow<T> {
-    fn dim_in(&self) -> usize {
-        self.dim
-    }
-    fn dim_out(&self) -> usize {
-        self.dim
-    }
-    fn apply(&self, mut out: MatMut<'_, T>, x: MatRef<'_, T>, _: &mut [T]) -> Result<(), CoreError> {
-        check_apply(self.dim, self.dim, &out, &x)?;
-        self.applied.set(self.applied.get() + x.rows());
-        out.for_each_row(|i, out| {
-            for (y, row) in out.iter_mut().zip(self.matrix.chunks_exact(self.dim)) {
-                *y = row.iter().zip(x.row(i)).fold(T::ZERO, |sum, (&a, &x)| sum + a * x);
-            }
-        });
-        Ok(())
-    }
-}
 
 /// `(1/N) sum_n g_n g_n^T` over the rows `g_n`.
 struct Outer {
@@ -101,24 +68,6 @@ impl ExampleLinOp<f64> for Outer {
     }
 }
 
-/// The solutions and reports of a block of right-hand sides.
-fn solve<T: Real>(solver: &dyn Solve<T>, rhs: &[T]) -> (Vec<T>, Vec<SolveReport>) {
-    let (dim, mut out) = (solver.dim(), vec![T::from_f64(f64::NAN); rhs.len()]);
-    let rows = rhs.len().checked_div(dim).unwrap_or(0);
-    let out_view = MatMut::new(&mut out, rows, dim).unwrap();
-    let reports = solver.solve(out_view, MatRef::new(rhs, rows, dim).unwrap()).unwrap();
-    assert_eq!(reports.len(), rows);
-    (out, reports)
-}
-
-/// The error of a solve, which must leave the output alone.
-fn refusal(solver: &dyn Solve<f64>, rhs: &[f64]) -> Error {
-    let mut out = vec![7.0; rhs.len()];
-    let error = solver.solve(MatMut::from_row(&mut out), MatRef::from_row(rhs)).unwrap_err();
-    assert!(out.iter().all(|x| *x == 7.0), "{error}: {out:?}");
-    error
-}
-
 /// A system that every solver can solve: `A = (1/N) sum g g^T` and a damping of at most a tenth of its trace.
 #[derive(Debug, Clone, Copy)]
 struct System {
@@ -158,19 +107,6 @@ fn system() -> impl Strategy<Value = System> {
         ratio,
         seed,
     })
-}
-
-/// `|x - expected| <= bound |expected|`, row by row.
-fn assert_rows_near<T: Real>(what: &str, dim: usize, x: &[T], expected: &[f64], bound: f64) {
-    assert_eq!(x.len(), expected.len());
-    for (x, expected) in oracle::wide(x).chunks_exact(dim).zip(expected.chunks_exact(dim)) {
-        let error = oracle::norm(&oracle::minus(x, expected));
-        assert!(error <= bound * oracle::norm(expected), "{what}: {x:?} instead of {expected:?}, off by {error:e}");
-    }
-}
-
-fn truths(a: &[f64], damping: f64, rhs: &[f64], dim: usize) -> Vec<f64> {
-    rhs.chunks_exact(dim).flat_map(|v| oracle::solve(a, damping, v)).collect()
 }
 
 /// The steps after which the slowest direction has shrunk to `rtol`.
@@ -568,32 +504,12 @@ fn hard_matrices_have_defined_answers() {
     assert!(reports.len() == 2 && reports.iter().all(SolveReport::is_converged));
 }
 
-/// Gives what `f` makes of each element.
-struct Broken<F>(usize, F);
-
-impl<F: Fn(f64) -> Result<f64, CoreError>> LinOp<f64> for Broken<F> {
-    fn dim_in(&self) -> usize {
-        self.0
-    }
-    fn dim_out(&self) -> usize {
-        self.0
-    }
-    fn apply(&self, mut out: MatMut<'_, f64>, x: MatRef<'_, f64>, _: &mut [f64]) -> Result<(), CoreError> {
-        for i in 0..x.rows() {
-            for (y, &x) in out.row_mut(i).iter_mut().zip(x.row(i)) {
-                *y = (self.1)(x)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 #[test]
 fn broken_operators_are_reported_with_a_finite_solution() {
     let v = [1.0, -3.0, 0.5];
-    let nan = Broken(3, |_| Ok(f64::NAN));
-    let failing = Broken(3, |_| Err(CoreError::Model { code: 9 }));
-    let fine = Broken(3, Ok);
+    let nan = Elementwise(3, |_| Ok(f64::NAN));
+    let failing = Elementwise(3, |_| Err(CoreError::Model { code: 9 }));
+    let fine = Elementwise(3, Ok);
     let diverged = |report: &SolveReport| matches!(report.stop, Stop::Diverged { .. });
 
     let error = Explicit::default().prepare(&nan).unwrap_err();
@@ -620,7 +536,7 @@ fn broken_operators_are_reported_with_a_finite_solution() {
         assert!(x == [0.0; 3] && diverged(&reports[0]), "{x:?} {reports:?}");
     }
     // One row that diverges leaves the others alone, and fails the operator.
-    let mixed = Broken(1, |x: f64| Ok(if x < 0.0 { f64::NAN } else { x }));
+    let mixed = Elementwise(1, |x: f64| Ok(if x < 0.0 { f64::NAN } else { x }));
     let cg = Cg::default().prepare(&mixed).unwrap();
     let (x, reports) = solve(&cg, &[0.75, -0.5]);
     assert!(x == [0.75, 0.0] && reports[0].is_converged() && diverged(&reports[1]), "{x:?} {reports:?}");

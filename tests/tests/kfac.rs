@@ -325,5 +325,9 @@ fn embeddings_refuse_what_does_not_fit() {
     let poisoned = [f64::NAN, 0.0];
     let record = EmbeddingRecord::new(1, &[0, 1], MatRef::new(&poisoned, 2, 1).unwrap(), None).unwrap();
     assert!(matches!(covariance.add(&record, &[]), Err(Error::Core(CoreError::NonFinite { .. }))));
+    // Its square is no f32.
+    let huge = [1e20_f32, 0.0];
+    let record = EmbeddingRecord::new(1, &[0, 1], MatRef::new(&huge, 2, 1).unwrap(), None).unwrap();
+    assert!(matches!(covariance.add(&record, &[]), Err(Error::Core(CoreError::Parameter { .. }))));
     assert_eq!(covariance.frequencies().unwrap(), [1.0, 0.0, 0.0]);
 }

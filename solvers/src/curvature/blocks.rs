@@ -52,8 +52,9 @@ impl<T: Real> Blocks<T> {
     /// Every block times `factor`: see [`EigenBlock::scale`].
     ///
     /// # Errors
-    /// As [`EigenBlock::scale`]; the blocks before the one that overflows are scaled then.
+    /// As [`EigenBlock::scale`]; no block is scaled then.
     pub fn scale(&mut self, factor: f64) -> Result<(), Error> {
+        self.blocks.iter().try_for_each(|block| block.check_scale(factor))?;
         self.blocks.iter_mut().try_for_each(|block| block.scale(factor))
     }
 

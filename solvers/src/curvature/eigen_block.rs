@@ -316,23 +316,33 @@ impl<T: Real> EigenBlock<T> {
     /// units.
     ///
     /// # Errors
-    /// [`CoreError::Parameter`] for a factor that is negative or not finite, [`CoreError::NonFinite`] when an
-    /// eigenvalue overflows; the block is untouched.
+    /// [`Error::Block`] with the block's name around [`CoreError::Parameter`] for a factor that is negative or not
+    /// finite, or [`CoreError::NonFinite`] when an eigenvalue overflows; the block is untouched.
     pub fn scale(&mut self, factor: f64) -> Result<(), Error> {
-        if !factor.is_finite() || factor < 0.0 {
-            return Err(CoreError::Parameter { what: "factor", value: factor, must_be: "at least 0" }.into());
-        }
-        let scaled = |values: &[f64]| values.iter().map(|value| factor * value).collect::<Vec<_>>();
-        let (values, factors) = match &self.factors {
-            None => (scaled(&self.values), None),
+        self.check_scale(factor)?;
+        let scale = |values: &mut [f64]| values.iter_mut().for_each(|value| *value *= factor);
+        match &mut self.factors {
+            None => scale(&mut self.values),
             Some([left, right]) => {
-                let left = scaled(left);
-                (products(&left, right), Some([left, right.clone()]))
+                scale(left);
+                self.values = products(left, right);
             }
-        };
-        check_finite("scaled eigenvalues", &values)?;
-        (self.values, self.factors) = (values, factors);
+        }
         Ok(())
+    }
+
+    pub(super) fn check_scale(&self, factor: f64) -> Result<(), Error> {
+        let named = |error: CoreError| Error::from(error).in_block(&self.name);
+        if !factor.is_finite() || factor < 0.0 {
+            return Err(named(CoreError::Parameter { what: "factor", value: factor, must_be: "at least 0" }));
+        }
+        // A product of factors may overflow before it is scaled down, and a factor although its products do not.
+        let left = self.factors.as_ref().map_or(&self.values, |[left, _]| left);
+        let overflows = |values: &[f64]| values.iter().position(|value| !(value * factor).is_finite());
+        match overflows(left).or_else(|| overflows(&self.values)) {
+            None => Ok(()),
+            Some(index) => Err(named(CoreError::NonFinite { what: "scaled eigenvalues", index })),
+        }
     }
 
     pub(super) fn eigenvalues(&self) -> Eigenvalues<'_> {

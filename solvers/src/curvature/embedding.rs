@@ -66,7 +66,17 @@ impl<'a, T: Real> EmbeddingRecord<'a, T> {
             }
             check_finite("output gradients", self.output_grads.row(row))?;
         }
-        Ok(())
+        // Every sum here is at most the number of positions, times the length of a gradient, squared.
+        let rows = (0..self.examples).flat_map(|n| self.rows(n));
+        let largest =
+            rows.flat_map(|row| self.output_grads.row(row)).fold(0.0_f64, |most, x| most.max(x.to_f64().abs()));
+        let bound = largest * largest * dim as f64 * (self.tokens.len() as f64).powi(2);
+        if bound <= T::MAX.to_f64() {
+            return Ok(());
+        }
+        let must_be =
+            "small enough for its square, times the squared number of positions and the columns, to be finite";
+        Err(CoreError::Parameter { what: "largest output gradient", value: largest, must_be }.into())
     }
 
     /// The output gradients of the positions of some examples that count, next to each other.
@@ -130,7 +140,7 @@ impl<F: Fisher> EmbeddingCovariance<F> {
     ///
     /// # Errors
     /// A shape error, [`CoreError::Index`] for a token outside the table, [`CoreError::NonFinite`] for a gradient that
-    /// is NaN or infinite; nothing is added then.
+    /// is NaN or infinite, [`CoreError::Parameter`] for gradients whose squares may overflow; nothing is added then.
     pub fn add<T: Real>(&mut self, record: &EmbeddingRecord<'_, T>, more: &[MatRef<'_, T>]) -> Result<(), Error> {
         let draws = record.draws(more)?;
         draws.iter().try_for_each(|draw| draw.check(self.counts.len(), self.dim))?;
@@ -149,6 +159,11 @@ impl<F: Fisher> EmbeddingCovariance<F> {
             self.examples += u64::from(record.rows(n).next().is_some());
         }
         Ok(())
+    }
+
+    /// The bytes of the state: a count for each token and `dim^2` doubles.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.counts) + size_of_val(&*self.sum)
     }
 
     /// Adds what `other` has seen.
@@ -264,6 +279,11 @@ impl<'b, T: Real, F: Fisher> EmbeddingCorrection<'b, T, F> {
         }
         self.examples += (0..record.examples).filter(|&n| record.rows(n).next().is_some()).count() as u64;
         Ok(())
+    }
+
+    /// The bytes of the state, without those of the block it borrows: `tokens * dim` doubles.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.sum)
     }
 
     /// Adds what `other` has seen.

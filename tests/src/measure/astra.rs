@@ -3,17 +3,16 @@
 use std::hint::black_box;
 
 use ascribe_core::derivative::Reduction;
-use ascribe_core::linop::BlockDiagonal;
 use ascribe_core::random::Stream;
 use ascribe_core::{ExampleLinOp, LinOp, MatMut, MatRef, Real};
+use ascribe_solvers::curvature::{Blocks, Damping};
 use ascribe_solvers::inverse::{Astra, Cg, FixedBatch, Solve, StepSize};
-use ascribe_solvers::linalg::qr;
 use ascribe_solvers::network::{Activation, Linearized, Loss, Mlp, Targets};
 use ascribe_solvers::parallel::Parallelism;
 
+use super::ekfac::block;
 use super::{Kernel, Measured, Settings, uniform};
 use crate::Failure;
-use crate::conformance::astra::eigen_block;
 use crate::failure::fail;
 
 const SIZES: &[&str] = &["examples", "inputs", "hidden1", "hidden2", "outputs", "batch", "queries", "steps"];
@@ -30,7 +29,7 @@ pub(super) const ASTRA: Kernel = Kernel {
 
 pub(super) const ASTRA_FLOOR: Kernel = Kernel {
     name: "astra_floor",
-    about: "a product on the batch and an application of the preconditioner",
+    about: "a product on the batch and an application of EKFAC's inverse",
     sizes: SIZES,
     defaults: DEFAULTS,
     f32: floor::<f32>,
@@ -113,9 +112,9 @@ fn measure<T: Real>(
     let (view, targets) = (MatRef::new(&input, examples, inputs)?, Targets::Classes(&labels));
     let train = Linearized::new(&net, &theta, view, targets, Reduction::Mean, parallelism)?;
     let op = train.gauss_newton();
-    let layers = Layer::all(settings.seed, &net)?;
-    let blocks = layers.iter().map(Layer::block).collect::<Result<Vec<_>, _>>()?;
-    let inverse = BlockDiagonal::new(&blocks)?;
+    let blocks = net.layers().iter().map(|layer| block(settings, layer.outputs, layer.cols()));
+    let blocks = Blocks::new(blocks.collect::<Result<_, _>>()?);
+    let inverse = blocks.inverse(Damping::Absolute(DAMPING), parallelism)?;
 
     let rhs = MatRef::new(&rhs, queries, params)?;
     let problem = Problem { op: &op, inverse: &inverse, rhs, batch, steps, parallelism };
@@ -134,37 +133,4 @@ fn measure<T: Real>(
     let bytes = (batch * inputs + 2 * queries * params) * size_of::<T>();
     let seconds = seconds.into_iter().map(|seconds| seconds / made as f64).collect();
     Ok(Measured { seconds, flops: flops as u64, bytes: bytes as u64 })
-}
-
-/// Random eigenvectors and eigenvalues of a layer: what EKFAC's inverse costs does not depend on them.
-struct Layer<T> {
-    qg: Vec<T>,
-    qa: Vec<T>,
-    entries: Vec<T>,
-    outputs: usize,
-    cols: usize,
-}
-
-impl<T: Real> Layer<T> {
-    fn all(seed: u32, net: &Mlp) -> Result<Vec<Self>, Failure> {
-        let orthogonal = |stream: usize, n: usize| -> Result<Vec<T>, Failure> {
-            let matrix: Vec<T> = uniform(seed, stream as u64, &[n, n])?;
-            Ok(qr(MatRef::new(&matrix, n, n)?)?.q)
-        };
-        let layer = |(l, layer): (usize, &ascribe_solvers::network::Layer)| {
-            let mut entries: Vec<T> = uniform(seed, 12 + 3 * l as u64, &[layer.len()])?;
-            for x in &mut entries {
-                *x = T::from_f64(1.0 / (x.to_f64().abs() + DAMPING));
-            }
-            let (outputs, cols) = (layer.outputs, layer.cols());
-            let (qg, qa) = (orthogonal(10 + 3 * l, outputs)?, orthogonal(11 + 3 * l, cols)?);
-            Ok(Self { qg, qa, entries, outputs, cols })
-        };
-        net.layers().iter().enumerate().map(layer).collect()
-    }
-
-    fn block(&self) -> Result<crate::conformance::astra::EigenBlock<'_, T>, Failure> {
-        let qg = MatRef::new(&self.qg, self.outputs, self.outputs)?;
-        eigen_block(qg, MatRef::new(&self.qa, self.cols, self.cols)?, &self.entries)
-    }
 }

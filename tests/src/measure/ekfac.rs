@@ -30,8 +30,8 @@ pub(super) const APPLY: Kernel = Kernel {
     f64: apply::<f64>,
 };
 
-/// A block with random orthonormal bases and positive eigenvalues.
-fn block<T: Real>(settings: &Settings, outputs: usize, inputs: usize) -> Result<EigenBlock<T>, Failure> {
+/// A block with random orthonormal bases and positive eigenvalues: what it costs does not depend on them.
+pub(super) fn block<T: Real>(settings: &Settings, outputs: usize, inputs: usize) -> Result<EigenBlock<T>, Failure> {
     let basis = |stream, dim: usize| {
         let numbers = uniform::<f64>(settings.seed, stream, &[dim, dim])?;
         let q = qr(MatRef::new(&numbers, dim, dim)?)?.q;
