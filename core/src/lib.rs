@@ -4,7 +4,7 @@
 //! The crate is `no_std`, allocates nothing without the `alloc` feature, and has no required dependency.
 //!
 //! ```text
-//! record ──► derivative / linop ──► score ──► rank ──► metric
+//! record ──► sketch ──► derivative / linop ──► score ──► rank ──► metric
 //! ```
 //!
 //! | feature | default | what it adds |
@@ -28,12 +28,14 @@ pub mod linop;
 pub mod matmul;
 #[cfg(feature = "alloc")]
 pub mod metric;
+pub mod quantize;
 pub mod random;
 pub mod rank;
 pub mod record;
 pub mod reduce;
 pub mod scalar;
 pub mod score;
+pub mod sketch;
 pub mod view;
 
 pub use error::Error;

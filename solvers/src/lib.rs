@@ -15,6 +15,8 @@ pub mod inverse;
 pub mod linalg;
 pub mod network;
 pub mod parallel;
+pub mod score;
+pub mod sketch;
 pub mod train;
 
 pub use error::Error;

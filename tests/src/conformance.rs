@@ -7,16 +7,21 @@ pub mod astra;
 pub mod case;
 mod compare;
 pub mod damping;
+pub mod dense;
 pub mod ghost;
 pub mod influence;
 pub mod inverse;
 pub mod kfac;
 pub mod layers;
+pub mod method;
 pub mod metric;
 pub mod mlp;
 pub mod random;
 pub mod runner;
+pub mod scale;
 pub mod score;
+pub mod selection;
+pub mod sketch;
 pub mod solve;
 
 use crate::Failure;
@@ -59,6 +64,11 @@ pub const OPS: &[&[Op]] = &[
     damping::OPS,
     ghost::OPS,
     influence::OPS,
+    sketch::OPS,
+    dense::OPS,
+    scale::OPS,
+    method::OPS,
+    selection::OPS,
 ];
 
 /// The operation of that name.

@@ -1,0 +1,1 @@
+//! Scores of many training rows for many queries, in one pass over the rows, with only the best of them kept.

@@ -1,0 +1,1 @@
+//! Sketches of many rows at once: the kernels of [`ascribe_core::sketch`], run over blocks in parallel.
