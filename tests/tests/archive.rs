@@ -120,4 +120,11 @@ fn what_is_no_file_of_ours_is_refused_with_the_reason() {
     let last = poisoned.len() - 8;
     poisoned[last..].copy_from_slice(&f64::NAN.to_le_bytes());
     assert!(matches!(read(&poisoned).unwrap_err(), Error::Core(CoreError::NonFinite { .. })));
+    // The last element is on the diagonal, the one before the last row's end left of it, and one above it.
+    for (back, value) in [(8, -1.0), (16, 1e9), (24, 1e-300)] {
+        let mut impossible = good.clone();
+        let start = impossible.len() - back;
+        impossible[start..start + 8].copy_from_slice(&f64::to_le_bytes(value));
+        assert_eq!(reason(read(&impossible).unwrap_err()), "a tensor is not the lower triangle of a covariance");
+    }
 }

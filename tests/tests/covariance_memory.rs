@@ -25,7 +25,7 @@ fn the_memory_of_every_accumulator_is_its_formula() {
     sums_are_all_that_is_kept_and_work_space_does_not_grow_with_the_rows();
     let (bytes, gram) = kept(|| Gram::<f32>::new(70, Serial).unwrap());
     assert_eq!((bytes, gram.dim()), (4 * 70 * 70, 70));
-    let (bytes, diagonal) = kept(|| DiagonalFisher::new(1000).unwrap());
+    let (bytes, diagonal) = kept(|| DiagonalFisher::new(1000, Serial).unwrap());
     assert_eq!((bytes, diagonal.dim()), (8 * 1000, 1000));
     let block = EigenBlock::<f32>::diagonal("table", &[1.0; 60]).unwrap();
     let (bytes, correction) = kept(|| EigenvalueCorrection::<_, Empirical>::new(&block, Serial));

@@ -47,8 +47,8 @@ impl<T: Real> Data<T> {
 }
 
 fn accumulate<T: Real>(record: &LayerRecord<'_, T>, par: Parallelism) -> DiagonalFisher {
-    let mut fisher = DiagonalFisher::new(record.dim()).unwrap();
-    fisher.add_record(record, par).unwrap();
+    let mut fisher = DiagonalFisher::new(record.dim(), par).unwrap();
+    fisher.add_record(record).unwrap();
     fisher
 }
 
@@ -132,13 +132,13 @@ proptest! {
         merged.merge(&accumulate(&first, Parallelism::Serial)).unwrap();
         prop_assert_eq!(&merged, &whole);
         let mut batches = accumulate(&first, Parallelism::Serial);
-        batches.add_record(&second, Parallelism::Serial).unwrap();
+        batches.add_record(&second).unwrap();
         prop_assert_eq!(&batches, &whole);
         // The gradients themselves: those of examples without a position are zero, but count.
         let mut gradients = vec![f64::NAN; data.examples * record.dim()];
         record.gradients(MatMut::new(&mut gradients, data.examples, record.dim()).unwrap()).unwrap();
-        let mut fisher = DiagonalFisher::new(record.dim()).unwrap();
-        fisher.add_gradients(MatRef::new(&gradients, data.examples, record.dim()).unwrap(), Parallelism::Serial).unwrap();
+        let mut fisher = DiagonalFisher::new(record.dim(), Parallelism::Serial).unwrap();
+        fisher.add_gradients(MatRef::new(&gradients, data.examples, record.dim()).unwrap()).unwrap();
         prop_assert_eq!(fisher.examples(), data.examples);
         if count > 0 {
             let scaled: Vec<f64> = sums.iter().map(|sum| sum / data.examples as f64).collect();
@@ -160,8 +160,8 @@ fn threads_change_no_bit() {
         let compute = |threads| {
             let par = Parallelism::threads(threads);
             let mut fisher = accumulate(&record, par);
-            fisher.add_gradients(MatRef::new(&gradients, 2, record.dim()).unwrap(), par).unwrap();
-            fisher
+            fisher.add_gradients(MatRef::new(&gradients, 2, record.dim()).unwrap()).unwrap();
+            fisher.diagonal::<f64>().unwrap()
         };
         assert_eq!(with_eight_threads(|| compute(8)), compute(1));
     }
@@ -169,32 +169,40 @@ fn threads_change_no_bit() {
 
 #[test]
 fn refuses_what_does_not_fit_and_stays_as_it_was() {
-    let mut fisher = DiagonalFisher::new(4).unwrap();
-    fisher.add_gradients(MatRef::from_row(&[1.0, 2.0, 3.0, 4.0]), Parallelism::Serial).unwrap();
+    let mut fisher = DiagonalFisher::new(4, Parallelism::Serial).unwrap();
+    fisher.add_gradients(MatRef::from_row(&[1.0, 2.0, 3.0, 4.0])).unwrap();
     let before = fisher.clone();
-    let add =
-        |fisher: &mut DiagonalFisher, row: &[f64]| fisher.add_gradients(MatRef::from_row(row), Parallelism::Serial);
+    let add = |fisher: &mut DiagonalFisher, row: &[f64]| fisher.add_gradients(MatRef::from_row(row));
     let shape = |what, expected, got| Err(Error::Core(CoreError::Shape { what, expected, got }));
     assert_eq!(add(&mut fisher, &[1.0]), shape("gradient columns", 4, 1));
     let non_finite = |what, index| Err(Error::Core(CoreError::NonFinite { what, index }));
     assert_eq!(add(&mut fisher, &[1.0, 1.0, f64::INFINITY, 1.0]), non_finite("gradients", 2));
     let x = [1.0, f64::NAN, 1.0, 1.0];
     let (bad, good) = (MatRef::new(&x, 2, 2).unwrap(), MatRef::new(&[1.0; 4], 2, 2).unwrap());
-    let mut refused = |x, delta, mask: Option<&[bool]>, bias| {
-        fisher.add_record(&LayerRecord::new(2, x, delta, mask, bias).unwrap(), Parallelism::Serial)
-    };
+    let mut refused =
+        |x, delta, mask: Option<&[bool]>, bias| fisher.add_record(&LayerRecord::new(2, x, delta, mask, bias).unwrap());
     assert_eq!(refused(good, good, None, true), shape("parameters of the layer", 4, 6));
     assert_eq!(refused(bad, good, None, false), non_finite("layer inputs", 1));
     assert_eq!(refused(good, bad, Some(&[true, false]), false), non_finite("output gradients", 1));
     assert_eq!(refused(good, bad, Some(&[false, false]), false), Ok(()));
-    assert_eq!(fisher.merge(&DiagonalFisher::new(3).unwrap()), shape("diagonal to merge", 4, 3));
+    assert_eq!(fisher.merge(&DiagonalFisher::new(3, Parallelism::Serial).unwrap()), shape("diagonal to merge", 4, 3));
     assert_eq!(fisher, before);
-    assert!(matches!(DiagonalFisher::new(usize::MAX), Err(Error::Core(CoreError::Overflow { .. }))));
+    assert!(matches!(
+        DiagonalFisher::new(usize::MAX, Parallelism::Serial),
+        Err(Error::Core(CoreError::Overflow { .. }))
+    ));
+    // Squares that f32 cannot hold, and squares that nothing can.
+    let mut large = DiagonalFisher::new(2, Parallelism::Serial).unwrap();
+    large.add_gradients(MatRef::from_row(&[1.0, 2.0_f64.powi(100)])).unwrap();
+    assert_eq!(large.diagonal::<f64>().unwrap(), [1.0, 2.0_f64.powi(200)]);
+    assert_eq!(large.diagonal::<f32>(), Err(Error::Core(CoreError::NonFinite { what: "diagonal Fisher", index: 1 })));
+    large.add_gradients(MatRef::from_row(&[2.0_f64.powi(600), 1.0])).unwrap();
+    assert_eq!(large.diagonal::<f64>(), Err(Error::Core(CoreError::NonFinite { what: "diagonal Fisher", index: 0 })));
     // As many examples as there are numbers, of nothing.
-    let mut nothing = DiagonalFisher::new(0).unwrap();
+    let mut nothing = DiagonalFisher::new(0, Parallelism::Serial).unwrap();
     let rows = MatRef::<f64>::new(&[], usize::MAX, 0).unwrap();
-    assert_eq!(nothing.add_gradients(rows, Parallelism::Serial), Ok(()));
+    assert_eq!(nothing.add_gradients(rows), Ok(()));
     let overflow = Err(Error::Core(CoreError::Overflow { what: "number of examples" }));
-    assert_eq!(nothing.add_gradients(rows, Parallelism::Serial), overflow);
+    assert_eq!(nothing.add_gradients(rows), overflow);
     assert_eq!(nothing.merge(&nothing.clone()), overflow);
 }

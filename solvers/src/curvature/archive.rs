@@ -67,8 +67,7 @@ impl<S: Real, F: Fisher> Covariances<S, F> {
             let (Some(cols), o) = (shape.d_in.checked_add(usize::from(shape.bias)), shape.d_out) else {
                 return Err(CoreError::Overflow { what: "layer" }.into());
             };
-            let a = Sum { dim: cols, lower: file.tensor(l, "a", &[cols, cols])? };
-            let g = Sum { dim: o, lower: file.tensor(l, "g", &[o, o])? };
+            let (a, g) = (file.sum(l, "a", cols)?, file.sum(l, "g", o)?);
             let counts = Counts { examples: file.number(l, "examples")?, positions: file.number(l, "positions")? };
             if counts.examples > counts.positions {
                 return Err(Error::Archive { why: "a layer has more examples than positions" });
@@ -265,6 +264,21 @@ impl<'a> Reader<'a> {
 
     fn has(&self, layer: usize, part: &str) -> bool {
         self.tensors.tensor(&format!("{layer}.{part}")).is_ok()
+    }
+
+    /// The lower triangle of a sum of outer products: there the element between two columns is at most the mean of
+    /// their squares, and rounding does not double it.
+    fn sum<S: Real>(&self, layer: usize, part: &str, dim: usize) -> Result<Sum<S>, Error> {
+        let lower: Vec<S> = self.tensor(layer, part, &[dim, dim])?;
+        for (i, row) in lower.chunks_exact(dim.max(1)).enumerate() {
+            let bound = |j: usize| row[i].to_f64() + lower[j * dim + j].to_f64();
+            let (below, above) = row.split_at(i + 1);
+            let possible = below.iter().enumerate().all(|(j, x)| x.to_f64().abs() <= bound(j));
+            if !possible || above.iter().any(|x| *x != S::ZERO) {
+                return Err(Error::Archive { why: "a tensor is not the lower triangle of a covariance" });
+            }
+        }
+        Ok(Sum { dim, lower })
     }
 
     fn tensor<T: Real>(&self, layer: usize, part: &str, shape: &[usize]) -> Result<Vec<T>, Error> {

@@ -19,15 +19,13 @@ const BLOCK_POSITIONS: usize = 1024;
 /// [`Damped`](ascribe_core::linop::Damped)`<`[`Diagonal`](ascribe_core::linop::Diagonal)`>`. (Cheaper still is
 /// [`Identity`](ascribe_core::linop::Identity), which makes influence a plain inner product.)
 ///
-/// An entry whose terms exceed the largest f64 is not finite.
-///
 /// # Examples
 /// ```
 /// use ascribe_core::linop::{Damped, Diagonal, Invertible};
 /// use ascribe_core::{MatMut, MatRef};
 /// use ascribe_solvers::{curvature::DiagonalFisher, parallel::Parallelism};
-/// let mut fisher = DiagonalFisher::new(2)?;
-/// fisher.add_gradients(MatRef::new(&[1.0, 2.0, 3.0, 0.0], 2, 2)?, Parallelism::Serial)?;
+/// let mut fisher = DiagonalFisher::new(2, Parallelism::Serial)?;
+/// fisher.add_gradients(MatRef::new(&[1.0, 2.0, 3.0, 0.0], 2, 2)?)?;
 /// let diagonal: Vec<f64> = fisher.diagonal()?;
 /// assert_eq!(diagonal, [5.0, 2.0]);
 /// let mut x = [0.0; 2];
@@ -40,6 +38,7 @@ const BLOCK_POSITIONS: usize = 1024;
 pub struct DiagonalFisher {
     sums: Vec<f64>,
     examples: usize,
+    par: Parallelism,
 }
 
 impl DiagonalFisher {
@@ -47,8 +46,8 @@ impl DiagonalFisher {
     ///
     /// # Errors
     /// [`CoreError::Overflow`] when that many numbers do not fit into memory.
-    pub fn new(dim: usize) -> Result<Self, Error> {
-        Ok(Self { sums: zeros("diagonal", Some(dim))?, examples: 0 })
+    pub fn new(dim: usize, par: Parallelism) -> Result<Self, Error> {
+        Ok(Self { sums: zeros("diagonal", Some(dim))?, examples: 0, par })
     }
 
     /// The number of parameters.
@@ -65,14 +64,14 @@ impl DiagonalFisher {
     ///
     /// # Errors
     /// A shape error, [`CoreError::NonFinite`] for NaN or infinity, [`CoreError::Overflow`] of the count.
-    pub fn add_gradients<T: Real>(&mut self, gradients: MatRef<'_, T>, par: Parallelism) -> Result<(), Error> {
+    pub fn add_gradients<T: Real>(&mut self, gradients: MatRef<'_, T>) -> Result<(), Error> {
         check_shape("gradient columns", self.dim(), gradients.cols())?;
         let examples = self.count(gradients.rows())?;
         if self.dim() > 0 {
             gradients.row_iter().try_for_each(|row| check_finite("gradients", row))?;
         }
         let tasks: Vec<_> = self.sums.chunks_mut(TASK_ENTRIES).enumerate().collect();
-        for_each(par, tasks, |(chunk, sums)| {
+        for_each(self.par, tasks, |(chunk, sums)| {
             let part = gradients.block(0, gradients.rows(), chunk * TASK_ENTRIES, sums.len())?;
             for row in part.row_iter() {
                 add_squares(sums, row);
@@ -92,7 +91,7 @@ impl DiagonalFisher {
     /// # Errors
     /// A shape error when the layer has not [`dim`](Self::dim) parameters, [`CoreError::NonFinite`] for NaN or infinity
     /// at an unmasked position, [`CoreError::Overflow`] of the count.
-    pub fn add_record<T: Real>(&mut self, record: &LayerRecord<'_, T>, par: Parallelism) -> Result<(), Error> {
+    pub fn add_record<T: Real>(&mut self, record: &LayerRecord<'_, T>) -> Result<(), Error> {
         check_shape("parameters of the layer", self.dim(), record.dim())?;
         let positions = record.positions();
         if positions == 0 {
@@ -110,7 +109,7 @@ impl DiagonalFisher {
             return Ok(());
         }
         for start in (0..record.examples()).step_by(each) {
-            self.add_block(&record.example_range(start, each.min(record.examples() - start))?, par)?;
+            self.add_block(&record.example_range(start, each.min(record.examples() - start))?)?;
         }
         self.examples = examples;
         Ok(())
@@ -133,12 +132,14 @@ impl DiagonalFisher {
     /// `2 (positions + 3)` times `u` more relative to `(sum_t |delta_t x_t|)^2`; then it is rounded to `T`.
     ///
     /// # Errors
-    /// [`CoreError::Empty`] before the first example.
+    /// [`CoreError::Empty`] before the first example; [`CoreError::NonFinite`] with the first entry that overflows `T`.
     pub fn diagonal<T: Real>(&self) -> Result<Vec<T>, Error> {
         if self.examples == 0 {
             return Err(CoreError::Empty { what: "examples of a diagonal Fisher" }.into());
         }
-        Ok(self.sums.iter().map(|sum| T::from_f64(sum / self.examples as f64)).collect())
+        let diagonal: Vec<T> = self.sums.iter().map(|sum| T::from_f64(sum / self.examples as f64)).collect();
+        check_finite("diagonal Fisher", &diagonal)?;
+        Ok(diagonal)
     }
 
     fn count(&self, more: usize) -> Result<usize, CoreError> {
@@ -146,7 +147,7 @@ impl DiagonalFisher {
     }
 
     /// Adds examples that have been checked.
-    fn add_block<T: Real>(&mut self, record: &LayerRecord<'_, T>, par: Parallelism) -> Result<(), Error> {
+    fn add_block<T: Real>(&mut self, record: &LayerRecord<'_, T>) -> Result<(), Error> {
         let (rows, cols, d_out) = (record.inputs().rows(), record.weight_cols(), record.d_out());
         // Both factors in f64, squared where there is one position; masked rows are zero, their appended 1 included.
         let single = record.positions() == 1;
@@ -160,12 +161,12 @@ impl DiagonalFisher {
         }
         let (x, delta) = (MatRef::new(&x, rows, cols)?, MatRef::new(&delta, rows, d_out)?);
         if single {
-            return Ok(matmul(MatMut::new(&mut self.sums, d_out, cols)?, 1.0, 1.0, delta.t(), x, par)?);
+            return Ok(matmul(MatMut::new(&mut self.sums, d_out, cols)?, 1.0, 1.0, delta.t(), x, self.par)?);
         }
         // Each task has some outputs of every example, so that nothing is summed across tasks.
         let outputs = (TASK_ENTRIES / cols).max(1);
         let tasks: Vec<_> = self.sums.chunks_mut(outputs * cols).enumerate().collect();
-        for_each(par, tasks, |(chunk, sums)| {
+        for_each(self.par, tasks, |(chunk, sums)| {
             let height = sums.len() / cols;
             let mut gradient = vec![0.0; sums.len()];
             for n in 0..record.examples() {
