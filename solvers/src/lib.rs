@@ -15,6 +15,7 @@ pub mod inverse;
 pub mod linalg;
 pub mod network;
 pub mod parallel;
+pub mod precondition;
 pub mod score;
 pub mod sketch;
 pub mod train;

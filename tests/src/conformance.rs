@@ -16,6 +16,7 @@ pub mod layers;
 pub mod method;
 pub mod metric;
 pub mod mlp;
+pub mod optimizer;
 pub mod random;
 pub mod runner;
 pub mod scale;
@@ -23,6 +24,7 @@ pub mod score;
 pub mod selection;
 pub mod sketch;
 pub mod solve;
+pub mod spectral;
 
 use crate::Failure;
 use case::{Inputs, Outputs};
@@ -69,6 +71,8 @@ pub const OPS: &[&[Op]] = &[
     scale::OPS,
     method::OPS,
     selection::OPS,
+    spectral::OPS,
+    optimizer::OPS,
 ];
 
 /// The operation of that name.
