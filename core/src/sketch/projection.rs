@@ -6,6 +6,7 @@ use core::marker::PhantomData;
 use super::{Sketch, identifier_key};
 use crate::error::{Error, check_shape};
 use crate::linop::{Adjoint, LinOp, check_apply};
+use crate::random::philox4x32;
 use crate::reduce;
 use crate::scalar::{Real, Scalar};
 use crate::view::{MatMut, MatRef};
@@ -31,9 +32,22 @@ pub trait Entries: Copy + Debug + Default + Send + Sync + 'static + sealed::Seal
     /// The entries that one Philox block makes: columns `PER_BLOCK w ..` of row `r` come from the counter
     /// `(w, r, 0, 0)`.
     const PER_BLOCK: usize;
-    /// The unscaled entries of block `w` of a row, in the first [`Entries::PER_BLOCK`] elements of `out`.
+    /// The unscaled entries that these words make, in the first [`Entries::PER_BLOCK`] elements of `out`.
     #[doc(hidden)]
     fn block<T: Real>(out: &mut [T], words: [u32; 4]);
+    /// The unscaled entries of block `block` in `width` rows from `row` on, the columns of the matrix as rows of `out`
+    /// `[PER_BLOCK, width]`: what a kernel reads whose lanes are rows of the sketch.
+    #[doc(hidden)]
+    #[inline(always)] // so that it is compiled for the processor that the kernel was chosen for
+    fn panel<T: Real>(out: &mut [T], width: usize, key: [u32; 2], row: u32, block: u32) {
+        let mut entries = [T::ZERO; LARGEST_BLOCK];
+        for j in 0..width {
+            Self::block(&mut entries, philox4x32([block, row.wrapping_add(j as u32), 0, 0], key));
+            for (out, &entry) in out.chunks_exact_mut(width).zip(&entries[..Self::PER_BLOCK]) {
+                out[j] = entry;
+            }
+        }
+    }
 }
 
 pub(super) mod sealed {
@@ -162,7 +176,7 @@ impl<E: Entries> Projection<E> {
     fn fill<T: Real>(&self, mut out: &mut [T], row: usize, col: usize) {
         let (mut block, mut skip) = (col / E::PER_BLOCK, col % E::PER_BLOCK);
         while !out.is_empty() {
-            let words = crate::random::philox4x32([block as u32, row as u32, 0, 0], self.key);
+            let words = philox4x32([block as u32, row as u32, 0, 0], self.key);
             if skip == 0 && out.len() >= E::PER_BLOCK {
                 E::block(out, words);
                 out = &mut out[E::PER_BLOCK..];

@@ -1,6 +1,7 @@
 //! Random signs.
 
 use super::projection::{Entries, Projection, sealed};
+use crate::random::philox4x32;
 use crate::scalar::Real;
 
 /// A matrix of independent random signs; see [`Projection`].
@@ -53,6 +54,27 @@ impl Entries for Signs {
         for (part, word) in parts.iter_mut().zip(words) {
             for (bit, sign) in part.iter_mut().enumerate() {
                 *sign = if word & 1 << bit == 0 { -T::ONE } else { T::ONE };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn panel<T: Real>(out: &mut [T], width: usize, key: [u32; 2], row: u32, block: u32) {
+        const LANES: usize = 64;
+        for first in (0..width).step_by(LANES) {
+            let lanes = LANES.min(width - first);
+            let mut words = [[0; LANES]; 4];
+            for j in 0..lanes {
+                let row = row.wrapping_add((first + j) as u32);
+                for (words, word) in words.iter_mut().zip(philox4x32([block, row, 0, 0], key)) {
+                    words[j] = word;
+                }
+            }
+            for (c, out) in out.chunks_exact_mut(width).enumerate() {
+                let words = &words[c / 32 % 4][..lanes];
+                for (sign, word) in out[first..first + lanes].iter_mut().zip(words) {
+                    *sign = if word & 1 << (c % 32) == 0 { -T::ONE } else { T::ONE };
+                }
             }
         }
     }
