@@ -5,6 +5,24 @@
 //! forming them. All randomness is read at coordinates of a [`Stream`](crate::random::Stream): a sketch is the same
 //! for any tiling, number of threads and device.
 
+#[cfg(feature = "libm")]
+mod gaussian;
+mod identifier;
+mod projection;
+mod rademacher;
+#[cfg(feature = "alloc")]
+mod srht;
+mod walsh_hadamard;
+
+#[cfg(feature = "libm")]
+pub use gaussian::{Gaussian, Normals};
+pub use identifier::identifier_key;
+pub use projection::{Entries, Projection, Scale};
+pub use rademacher::{Rademacher, Signs};
+#[cfg(feature = "alloc")]
+pub use srht::Srht;
+pub use walsh_hadamard::walsh_hadamard;
+
 use crate::error::Error;
 use crate::linop::Adjoint;
 use crate::record::LayerRecord;

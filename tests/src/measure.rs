@@ -6,6 +6,7 @@
 mod astra;
 mod copy;
 mod covariance;
+mod dense;
 mod eigh;
 mod ekfac;
 mod gemm;
@@ -89,6 +90,9 @@ pub const KERNELS: &[Kernel] = &[
     astra::PCG,
     ghost::GHOST,
     ghost::FORMED,
+    dense::RADEMACHER,
+    dense::GAUSSIAN,
+    dense::SRHT,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

@@ -187,6 +187,14 @@ impl<'a> Inputs<'a> {
         })
     }
 
+    /// Any text.
+    ///
+    /// # Errors
+    /// When the parameter is missing or no text.
+    pub fn text(&self, name: &str) -> Result<String, Failure> {
+        self.param(name, "a text", |v| v.as_str().map(str::to_owned))
+    }
+
     fn param<T>(&self, name: &str, what: &str, get: impl Fn(&Value) -> Option<T>) -> Result<T, Failure> {
         self.read.borrow_mut().insert(name.to_owned());
         match self.params.get(name) {
