@@ -1,1 +1,7 @@
 //! Sketches of many rows at once: the kernels of [`ascribe_core::sketch`], run over blocks in parallel.
+
+mod records;
+mod rows;
+
+pub use records::sketch_records;
+pub use rows::apply_rows;
