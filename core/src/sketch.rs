@@ -5,20 +5,40 @@
 //! forming them. All randomness is read at coordinates of a [`Stream`](crate::random::Stream): a sketch is the same
 //! for any tiling, number of threads and device.
 
+mod fact_grass;
+mod formed;
 #[cfg(feature = "libm")]
 mod gaussian;
+mod grass;
 mod identifier;
+mod logra;
+mod mask;
+mod permutation;
 mod projection;
 mod rademacher;
+mod scatter;
+mod sjlt;
+#[cfg(feature = "alloc")]
+mod sjlt_table;
 #[cfg(feature = "alloc")]
 mod srht;
 mod walsh_hadamard;
 
+pub use fact_grass::FactGrass;
+pub use formed::Formed;
 #[cfg(feature = "libm")]
 pub use gaussian::{Gaussian, Normals};
+pub use grass::Grass;
 pub use identifier::identifier_key;
+pub use logra::{LoGra, random_projection};
+pub use mask::{Mask, MaskScale};
+pub use permutation::Permutation;
 pub use projection::{Entries, Projection, Scale};
 pub use rademacher::{Rademacher, Signs};
+pub use scatter::SjltEntries;
+pub use sjlt::{Sjlt, SjltEntry};
+#[cfg(feature = "alloc")]
+pub use sjlt_table::{SjltBuckets, SjltTable};
 #[cfg(feature = "alloc")]
 pub use srht::Srht;
 pub use walsh_hadamard::walsh_hadamard;
@@ -73,4 +93,23 @@ impl<T: Real, S: LayerSketch<T> + ?Sized> LayerSketch<T> for &S {
     fn sketch(&self, out: MatMut<'_, T>, record: &LayerRecord<'_, T>, scratch: &mut [T]) -> Result<(), Error> {
         (**self).sketch(out, record, scratch)
     }
+}
+
+/// Indices below `len` that ascend strictly.
+fn check_ascending(what: &'static str, indices: &[usize], len: usize) -> Result<(), Error> {
+    let mut least = 0;
+    for &index in indices {
+        if index >= len {
+            return Err(Error::Index { what, index, len });
+        }
+        if index < least {
+            return Err(if index + 1 == least {
+                Error::Duplicate { what, index }
+            } else {
+                Error::Parameter { what, value: index as f64, must_be: "larger than the one before it" }
+            });
+        }
+        least = index + 1;
+    }
+    Ok(())
 }

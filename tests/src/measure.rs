@@ -14,6 +14,7 @@ mod ghost;
 mod inverse;
 mod krylov;
 mod mlp;
+mod sketch;
 mod topk;
 
 use std::time::Instant;
@@ -93,6 +94,9 @@ pub const KERNELS: &[Kernel] = &[
     dense::RADEMACHER,
     dense::GAUSSIAN,
     dense::SRHT,
+    sketch::SJLT,
+    sketch::GRASS,
+    sketch::FACTGRASS,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
