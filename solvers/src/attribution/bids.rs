@@ -149,12 +149,18 @@ fn standardize(x: &mut [f64]) {
     // The power of two below the largest number, so that squares and sums stay in range and no bit changes.
     let scale = |x: &mut [f64]| {
         let power = f64::from_bits(reduce::max_abs(x).to_bits() & (0x7ff << 52)).max(f64::MIN_POSITIVE);
-        x.iter_mut().for_each(|x| *x /= power);
+        for x in x {
+            *x /= power;
+        }
     };
     scale(x);
     let mean = reduce::sum(x) / count;
-    x.iter_mut().for_each(|x| *x -= mean);
+    for x in &mut *x {
+        *x -= mean;
+    }
     scale(x);
     let deviation = (reduce::norm2_squared(x) / count).sqrt();
-    x.iter_mut().for_each(|x| *x /= deviation);
+    for x in x {
+        *x /= deviation;
+    }
 }

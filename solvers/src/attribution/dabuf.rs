@@ -59,7 +59,9 @@ impl<T: Real> Dabuf<T> {
         let rows = statistics.rows() as f64;
         let mut covariance: Vec<f64> = statistics.products().iter().map(|x| x / rows).collect();
         let isotropic = shrinkage * covariance.iter().step_by(d + 1).map(|x| x / d as f64).sum::<f64>();
-        covariance.iter_mut().for_each(|x| *x *= 1.0 - shrinkage);
+        for x in &mut covariance {
+            *x *= 1.0 - shrinkage;
+        }
         covariance.iter_mut().step_by(d + 1).for_each(|x| *x += isotropic);
         let block = EigenBlock::dense("whitening", MatRef::new(&covariance, d, d)?, par)?;
         // Relative, so that no variance at all gives the zero operator.

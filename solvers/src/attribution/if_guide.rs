@@ -235,5 +235,7 @@ fn quantile<T: Real>(scores: MatRef<'_, T>, q: f64) -> Result<f64, Error> {
 fn normalize(x: &mut [f64]) {
     let (least, largest) =
         x.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, largest), &x| (least.min(x), largest.max(x)));
-    x.iter_mut().for_each(|x| *x = (*x - least) / (largest - least + EPSILON));
+    for x in x {
+        *x = (*x - least) / (largest - least + EPSILON);
+    }
 }

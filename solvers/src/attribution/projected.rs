@@ -198,7 +198,9 @@ impl<T: Real> ProjectedFisher<T> {
     /// A shape error.
     pub fn step_norms(&self, out: &mut [T], rows: &[MatRef<'_, T>]) -> Result<(), Error> {
         self.squared_norms(out, rows, |multiplier| multiplier)?;
-        out.iter_mut().for_each(|x| *x = x.sqrt());
+        for x in out {
+            *x = x.sqrt();
+        }
         Ok(())
     }
 

@@ -88,5 +88,7 @@ impl<T: Real> Normalization<'_, T> {
 }
 
 fn divide<T: Real>(row: &mut [T], by: T) {
-    row.iter_mut().for_each(|x| *x /= by);
+    for x in row {
+        *x /= by;
+    }
 }

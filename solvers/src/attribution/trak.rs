@@ -1,7 +1,7 @@
 //! TRAK: the linear model of the network's margins, solved exactly.
 
 use ascribe_core::derivative::Reduction;
-use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
+use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, Scalar};
 
 use super::parts::{check_parts, part_dots};
 use crate::Error;
@@ -74,7 +74,7 @@ impl Trak {
         }
         let factor = |(c, gram): (usize, &Gram<S>)| {
             let dim = gram.dim();
-            let mut matrix: Vec<f64> = gram.matrix(Reduction::Sum)?.into_iter().map(|x| x.to_f64()).collect();
+            let mut matrix: Vec<f64> = gram.matrix(Reduction::Sum)?.into_iter().map(Scalar::to_f64).collect();
             matrix.iter_mut().step_by(dim + 1).for_each(|x| *x += lambda);
             Cholesky::new(matrix, dim, self.parallelism).map_err(|error| error.in_block(&format!("checkpoint {c}")))
         };
@@ -157,7 +157,9 @@ pub fn weight_by_residual<T: Real>(mut scores: MatMut<'_, T>, probabilities: &[&
     let count = probabilities.len() as f64;
     scores.for_each_row(|i, row| {
         let weight = T::from_f64(residuals[i] / count);
-        row.iter_mut().for_each(|x| *x *= weight);
+        for x in row {
+            *x *= weight;
+        }
     });
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Scores of attribution methods from rows that are ready.
 
-use ascribe_core::score::{Similarity, row_norms};
+use ascribe_core::derivative::Reduction;
+use ascribe_core::score::{Similarity, row_dots, row_norms};
 use ascribe_core::{MatMut, MatRef, Real};
 use ascribe_solvers::attribution::{
     CrossCovariance, Dabuf, Less, Normalization, ProjectedFisher, TrackStar, Trak, best_subtask, mixing_weight,
@@ -49,6 +50,17 @@ fn largest_norm<T: Real>(x: MatRef<'_, T>) -> Result<f64, Failure> {
     Ok(norms.iter().fold(0.0, |largest, norm| norm.to_f64().max(largest)))
 }
 
+/// The size of what the rounding of a number changes in a covariance: the number times a deviation on the other side.
+fn covariance_size<T: Real>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> f64 {
+    let largest = |x: MatRef<'_, T>| x.row_iter().flatten().fold(0.0_f64, |m, x| m.max(x.to_f64().abs()));
+    let spread = |column: Vec<f64>| {
+        column.iter().copied().fold(f64::MIN, f64::max) - column.iter().copied().fold(f64::MAX, f64::min)
+    };
+    let column = |x: MatRef<'_, T>, j: usize| x.row_iter().map(|row| row[j].to_f64()).collect();
+    let deviation = |x: MatRef<'_, T>| (0..x.cols()).map(|j| spread(column(x, j))).fold(0.0, f64::max);
+    largest(a) * deviation(b) + largest(b) * deviation(a)
+}
+
 fn cross_covariance<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let (a, b) = (inputs.floats::<T>("a")?, inputs.floats::<T>("b")?);
     let (a, b) = (a.matrix()?, b.matrix()?);
@@ -57,12 +69,10 @@ fn cross_covariance<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         let (start, count) = (chunk[0], chunk[1] - chunk[0]);
         statistics.add(a.row_range(start, count)?, b.row_range(start, count)?, Serial)?;
     }
-    // Rounding the inputs is an error of that size in each factor of a product of deviations.
-    let largest = |x: MatRef<'_, T>| x.row_iter().flatten().fold(0.0_f64, |m, x| m.max(x.to_f64().abs()));
     Ok(Outputs::new()
         .floats("mean_a", &[a.cols()], &statistics.mean_a())
         .floats("mean_b", &[b.cols()], &statistics.mean_b())
-        .with_magnitude(largest(a) * largest(b))
+        .with_magnitude(covariance_size(a, b))
         .floats("cov", &[a.cols(), b.cols()], &statistics.covariance()?))
 }
 
@@ -72,7 +82,6 @@ fn daunce<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let mut statistics = CrossCovariance::new(train.cols(), query.cols())?;
     statistics.add(train, query, Serial)?;
     let shape = [train.cols(), query.cols()];
-    let largest = |x: MatRef<'_, T>| x.row_iter().flatten().fold(0.0_f64, |m, x| m.max(x.to_f64().abs()));
     // A column's rounding is relative to its largest number, a correlation is to its deviation.
     let (mut own, columns) = (vec![0.0_f64; 2], [train, query]);
     for (condition, x) in own.iter_mut().zip(columns) {
@@ -86,7 +95,7 @@ fn daunce<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         }
     }
     Ok(Outputs::new()
-        .with_magnitude(largest(train) * largest(query))
+        .with_magnitude(covariance_size(train, query))
         .floats("cov", &shape, &statistics.covariance()?)
         .with_condition(1.0 + own[0] + own[1])
         .with_magnitude(1.0)
@@ -176,24 +185,24 @@ fn less<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     ))
 }
 
-/// The condition of `F + d I`, and the largest `1 / (F + d)` times the norms that it is applied to, over the layers.
-fn sizes<T: Real>(
-    fisher: &ProjectedFisher<T>,
-    filter: &Filter,
-    train: &[MatRef<'_, T>],
-    query: &[MatRef<'_, T>],
-) -> Result<(f64, f64), Failure> {
-    let (mut condition, mut magnitude) = (1.0_f64, 0.0);
-    for ((block, train), query) in fisher.blocks().zip(train).zip(query) {
+/// The largest condition of `F + d I` over the layers. A relative error `e` of F or of a row changes an influence by at
+/// most `e` times this and the roots of the two rows' influences on themselves.
+fn condition<T: Real>(fisher: &ProjectedFisher<T>, filter: &Filter) -> Result<f64, Failure> {
+    let mut condition = 1.0_f64;
+    for block in fisher.blocks() {
         let multipliers = filter.multipliers(block)?;
         let largest = multipliers.iter().copied().fold(0.0, f64::max);
         let least = multipliers.iter().copied().fold(f64::INFINITY, f64::min);
-        if least > 0.0 && least < f64::INFINITY {
+        if least > 0.0 && least.is_finite() {
             condition = condition.max(largest / least);
         }
-        magnitude += largest * largest_norm(*train)? * largest_norm(*query)?;
     }
-    Ok((condition, magnitude))
+    Ok(condition)
+}
+
+/// The largest element.
+fn largest<T: Real>(x: &[T]) -> f64 {
+    x.iter().fold(0.0, |largest, x| x.to_f64().max(largest))
 }
 
 fn logra<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
@@ -213,20 +222,17 @@ fn logra<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let l_relatif = normalized(Normalization::Loss { self_train: &self_train })?;
     let l2 = normalized(Normalization::Distance { self_train: &self_train })?;
     let cosine = normalized(Normalization::Cosine { self_train: &self_train, self_query: &self_query })?;
-    let (condition, to_query) = sizes(&fisher, &filter, &train, &query)?;
-    let (_, to_train) = sizes(&fisher, &filter, &train, &train)?;
-    let (_, between) = sizes(&fisher, &filter, &query, &query)?;
+    let (of_train, of_query) = (largest(&self_train), largest(&self_query));
+    let to_query = (of_train * of_query).sqrt();
     Ok(Outputs::new()
-        .with_condition(condition)
+        .with_condition(condition(&fisher, &filter)?)
         .with_magnitude(to_query)
         .floats("dot", &[n, m], &dot)
-        .with_magnitude(to_train)
         .floats("self_train", &[n], &self_train)
-        .with_magnitude(between)
         .floats("self_query", &[m], &self_query)
-        .with_magnitude(between.sqrt())
+        .with_magnitude(of_query.sqrt())
         .floats("l_relatif", &[n, m], &l_relatif)
-        .with_magnitude(to_query + to_train)
+        .with_magnitude(to_query + 0.5 * of_train)
         .floats("l2", &[n, m], &l2)
         .with_magnitude(1.0)
         .floats("cosine", &[n, m], &cosine))
@@ -300,13 +306,19 @@ fn trak<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let p: Vec<&[T]> = p.iter().map(|p| p.data.as_slice()).collect();
     weight_by_residual(MatMut::new(&mut scores, n, m)?, &p)?;
     let (mut condition, mut magnitude) = (1.0_f64, 0.0);
-    for (gram, (train, query)) in grams.iter().zip(train.iter().zip(&query)) {
-        let matrix = gram.matrix(ascribe_core::derivative::Reduction::Sum)?;
+    let mut start = 0;
+    for (gram, query) in grams.iter().zip(&query) {
+        let matrix = gram.matrix(Reduction::Sum)?;
         let values = symmetric_eigen(MatRef::new(&matrix, gram.dim(), gram.dim())?, Serial)?.values;
         if let (Some(least), Some(largest)) = (values.first(), values.last()) {
             condition = condition.max((largest + regularization) / (least + regularization));
-            magnitude += largest_norm(*train)? * largest_norm(*query)? / (least + regularization) / count as f64;
         }
+        // As for an influence; that of a training row on itself, its leverage, is at most 1.
+        let mut own = vec![T::ZERO; m];
+        let solved = MatRef::new(&solved, m, trak.dim())?.block(0, m, start, gram.dim())?;
+        row_dots(&mut own, *query, solved)?;
+        magnitude += (largest(&own) / count as f64).sqrt();
+        start += gram.dim();
     }
     Ok(Outputs::new()
         .with_condition(condition)
