@@ -38,7 +38,7 @@ impl<T: Real> Layer<T> {
 }
 
 /// A mask of 0 and 1, stored as integers or as floats.
-fn mask_of(inputs: &Inputs<'_>, name: &str) -> Result<Vec<bool>, Failure> {
+pub(super) fn mask_of(inputs: &Inputs<'_>, name: &str) -> Result<Vec<bool>, Failure> {
     if let Ok(flags) = inputs.flags(name) {
         return Ok(flags.data);
     }
