@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::curves;
 use crate::evaluation::Row;
 use crate::gallery;
 use crate::page::{Anchor, BAR, INK, MARGIN, MUTED, OPPONENT, PAPER, PROPONENT, Page, RULE, WIDTH, bold, cut, regular};
@@ -27,6 +28,9 @@ pub(crate) fn draw(report: &Report<'_>) -> String {
         y = gallery::draw(&mut page, y + 40.0, method, figures, report);
     }
     y = draw_chart(&mut page, y + 46.0, report);
+    if !report.curves.is_empty() {
+        y = curves::draw(&mut page, y + 50.0, report);
+    }
     let height = y + 30.0;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" \

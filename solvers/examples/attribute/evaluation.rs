@@ -36,11 +36,18 @@ pub(crate) struct Row {
 pub(crate) struct Attribution {
     /// `[train, queries]`.
     pub(crate) scores: Vec<f64>,
+    /// What the scores of each training image are to be multiplied by, after the average over the models; empty for 1.
+    pub(crate) residuals: Vec<f64>,
     /// The inverse curvature times the queries' gradients, `[queries, parameters]`; empty for methods without one.
     pub(crate) solved: Vec<f32>,
 }
 
 impl Attribution {
+    /// The scores of this model alone.
+    fn weighted(&self) -> Vec<f64> {
+        weighted(&self.scores, &self.residuals)
+    }
+
     /// `|x - y| / |y|` over the solved queries.
     fn distance(&self, reference: &Self) -> Option<f64> {
         if self.solved.is_empty() || self.solved.len() != reference.solved.len() {
@@ -52,6 +59,15 @@ impl Attribution {
     }
 }
 
+/// Scores `[train, queries]`, each row multiplied by its residual if there are any.
+fn weighted(scores: &[f64], residuals: &[f64]) -> Vec<f64> {
+    if residuals.is_empty() {
+        return scores.to_vec();
+    }
+    let rows = scores.chunks((scores.len() / residuals.len()).max(1)).zip(residuals);
+    rows.flat_map(|(row, residual)| row.iter().map(move |score| score * residual)).collect()
+}
+
 /// What one method has given so far, model by model.
 #[derive(Debug)]
 pub(crate) struct Tally {
@@ -61,6 +77,8 @@ pub(crate) struct Tally {
     lds: Vec<Vec<f64>>,
     /// The sum over the models, `[train, queries]`.
     scores: Vec<f64>,
+    /// The sum over the models; empty for a method without.
+    residuals: Vec<f64>,
     seconds: f64,
     /// Of each model that has one.
     errors: Vec<f64>,
@@ -70,7 +88,7 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn new(name: &'static str, truth: &Truth) -> Self {
         let (lds, scores) = (vec![Vec::new(); truth.queries], vec![0.0; truth.train * truth.queries]);
-        Self { name, models: 0, lds, scores, seconds: 0.0, errors: Vec::new(), failure: None }
+        Self { name, models: 0, lds, scores, residuals: Vec::new(), seconds: 0.0, errors: Vec::new(), failure: None }
     }
 
     /// Adds the result of one more model, of which `reference` is the explicit one's. A method that fails on one model
@@ -84,22 +102,25 @@ impl Tally {
     ) {
         self.models += 1;
         self.seconds += seconds;
-        match result.as_ref().map_err(String::clone).and_then(|result| Ok((truth.lds(&result.scores)?, result))) {
+        match result.as_ref().map_err(String::clone).and_then(|result| Ok((truth.lds(&result.weighted())?, result))) {
             Ok((lds, result)) => {
                 let scores = &result.scores;
                 self.errors.extend(reference.and_then(|reference| result.distance(reference)));
                 let defined = self.lds.iter_mut().zip(&lds.per_query).filter(|(_, lds)| lds.valid);
                 defined.for_each(|(models, lds)| models.push(lds.value));
                 self.scores.iter_mut().zip(scores).for_each(|(sum, score)| *sum += score);
+                self.residuals.resize(result.residuals.len(), 0.0);
+                self.residuals.iter_mut().zip(&result.residuals).for_each(|(sum, x)| *sum += x);
             }
             Err(why) => self.failure = Some(why),
         }
     }
 
-    /// The scores averaged over the models, `[train, queries]`; `None` when the method failed.
+    /// The scores averaged over the models, `[train, queries]`, times the averaged residuals; `None` when the method
+    /// failed.
     pub(crate) fn mean_scores(&self) -> Option<Vec<f64>> {
-        let n = self.models as f64;
-        self.failure.is_none().then(|| self.scores.iter().map(|sum| sum / n).collect())
+        let average = |sums: &[f64]| -> Vec<f64> { sums.iter().map(|sum| sum / self.models as f64).collect() };
+        self.failure.is_none().then(|| weighted(&average(&self.scores), &average(&self.residuals)))
     }
 
     pub(crate) fn row(&self, truth: &Truth, seed: u64) -> Row {
@@ -235,6 +256,19 @@ mod tests {
         let row = tally.row(&truth, 0);
         assert_eq!((row.lds.unwrap().mean, row.lds_ensemble, row.seconds), (0.0, Some(1.0), 2.0));
         assert_eq!(tally.mean_scores().unwrap(), EFFECTS);
+    }
+
+    #[test]
+    fn residuals_are_averaged_by_themselves() {
+        let truth = truth();
+        let mut tally = Tally::new("trak", &truth);
+        for (scale, residuals) in [(1.0, [1.0, 0.5, 0.25, 0.0]), (3.0, [0.0, 0.5, 0.75, 0.0])] {
+            let scores = EFFECTS.map(|effect| scale * effect).to_vec();
+            let result = Attribution { scores, residuals: residuals.to_vec(), ..Attribution::default() };
+            tally.add(&Ok(result), 1.0, &truth, None);
+        }
+        // Twice the effects, times 0.5, 0.5, 0.5 and 0.
+        assert_eq!(tally.mean_scores().unwrap(), [8.0, -8.0, 4.0, -4.0, 2.0, -2.0, 0.0, 0.0]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod archive;
 mod argument;
 mod chart;
+mod curves;
 mod data;
 mod evaluation;
 mod figure;
@@ -20,12 +21,14 @@ mod page;
 mod picture;
 mod progress;
 mod report;
+mod sketched;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 use std::{env, fs};
 
+use curves::Curve;
 use data::Dataset;
 use evaluation::{Tally, Truth};
 use ground_truth::{GroundTruth, Settings, run_seed};
@@ -86,7 +89,11 @@ fn run(options: &Options) -> Result<String, String> {
 
     let methods: Vec<_> = METHODS.iter().filter(|method| options.methods.contains(&method.name)).collect();
     let mut tallies: Vec<_> = methods.iter().map(|method| Tally::new(method.name, &truth)).collect();
-    let stage = Stage::new("attribution", models.len() * methods.len());
+    // The same once more for each length of a sketch, method by method.
+    let sketching = methods.iter().filter_map(|method| Some((method.name, method.kind.sketched()?)));
+    let sketches = || sketching.clone().flat_map(|sketch| options.lengths.iter().map(move |&length| (sketch, length)));
+    let mut lengths: Vec<_> = sketches().map(|((name, _), _)| Tally::new(name, &truth)).collect();
+    let stage = Stage::new("attribution", models.len() * (methods.len() + lengths.len()));
     for model in &models {
         let context = Context { options, model, train: &train, queries: &queries };
         // The explicit method is the first that solves anything; the others are compared with it.
@@ -94,7 +101,7 @@ fn run(options: &Options) -> Result<String, String> {
         for (method, tally) in methods.iter().zip(&mut tallies) {
             stage.show(method.name);
             let clock = Instant::now();
-            let result = (method.attribute)(&context);
+            let result = method.attribute(&context);
             let seconds = clock.elapsed().as_secs_f64();
             tally.add(&result, seconds, &truth, reference.as_ref());
             if method.name == methods::REFERENCE {
@@ -102,10 +109,21 @@ fn run(options: &Options) -> Result<String, String> {
             }
             stage.tick();
         }
+        for (((name, attribute), length), tally) in sketches().zip(&mut lengths) {
+            stage.show(&format!("{name} {length}"));
+            let clock = Instant::now();
+            let result = attribute(&context, length);
+            tally.add(&result, clock.elapsed().as_secs_f64(), &truth, None);
+            stage.tick();
+        }
     }
     stage.finish(&format!("{} methods, {} x {} scores each", methods.len(), train.n, queries.n));
 
     let rows: Vec<_> = tallies.iter().map(|tally| tally.row(&truth, options.seed)).collect();
+    let rows_of = lengths.iter().map(|tally| tally.row(&truth, options.seed));
+    let points: Vec<_> = sketches().map(|(_, length)| length).zip(rows_of).collect();
+    let curves = sketching.clone().zip(points.chunks(options.lengths.len().max(1)));
+    let curves = curves.map(|((name, _), points)| Curve { name, points: points.to_vec() }).collect();
     let best = report::best(&rows).and_then(|best| Some((methods[best].name, tallies[best].mean_scores()?)));
     let figures = best.map(|(name, scores)| Ok::<_, String>((name, figure::figures(&scores, &train, &queries)?)));
     let report = Report {
@@ -116,6 +134,7 @@ fn run(options: &Options) -> Result<String, String> {
         query_accuracy,
         noise_ceiling: evaluation::noise_ceiling(&ground_truth, options.model == ModelKind::Logistic),
         rows,
+        curves,
         figures: figures.transpose()?,
         seconds: start.elapsed().as_secs_f64(),
     };

@@ -18,6 +18,7 @@ use crate::data::Dataset;
 use crate::evaluation::Attribution;
 use crate::model::{Model, with_linearized};
 use crate::options::Options;
+use crate::sketched::{Shortening, influence, trackstar, trak};
 
 /// What a method may look at.
 #[derive(Debug)]
@@ -33,32 +34,68 @@ pub(crate) struct Context<'a> {
 pub(crate) struct Method {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    pub(crate) attribute: fn(&Context<'_>) -> Result<Attribution, String>,
+    pub(crate) kind: Kind,
 }
+
+/// Whether a method works on whole gradients, or on sketches of a given length.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Whole(fn(&Context<'_>) -> Result<Attribution, String>),
+    Sketched(fn(&Context<'_>, usize) -> Result<Attribution, String>),
+}
+
+impl Kind {
+    /// What a method does with sketches of a given length, if it sketches.
+    pub(crate) fn sketched(&self) -> Option<fn(&Context<'_>, usize) -> Result<Attribution, String>> {
+        match self {
+            Whole(_) => None,
+            Sketched(attribute) => Some(*attribute),
+        }
+    }
+}
+
+impl Method {
+    pub(crate) fn attribute(&self, context: &Context<'_>) -> Result<Attribution, String> {
+        match self.kind {
+            Whole(attribute) => attribute(context),
+            Sketched(attribute) => attribute(context, context.options.sketch),
+        }
+    }
+}
+
+use Kind::{Sketched, Whole};
 
 /// The method that the others' solutions are compared with; it stands before them.
 pub(crate) const REFERENCE: &str = "gauss-newton";
 
 #[rustfmt::skip]
 pub(crate) const METHODS: &[Method] = &[
-    Method { name: "gradient-dot", about: "inner product of the gradients", attribute: |c| gradients(c, Similarity::Dot) },
-    Method { name: "gradient-cosine", about: "cosine of the gradients", attribute: |c| gradients(c, Similarity::Cosine) },
-    Method { name: REFERENCE, about: "damped Gauss-Newton influence, explicit in f64 where that fits", attribute: gauss_newton },
-    Method { name: "cg", about: "the same by conjugate gradients", attribute: cg },
-    Method { name: "ekfac-pcg", about: "the same by 10 steps of CG with EKFAC as preconditioner", attribute: |c| ekfac_pcg(c, 10, 0.0) },
-    Method { name: "astra", about: "the same by 200 steps of ASTRA on batches of 256", attribute: astra },
-    Method { name: "lissa", about: "the same by 500 stochastic Neumann iterations on batches of 64", attribute: lissa },
-    Method { name: "lanczos", about: "the same on a Krylov space of 200 vectors", attribute: lanczos },
-    Method { name: "nystrom", about: "the same on 200 random directions", attribute: nystrom },
-    Method { name: "minres", about: "the true Hessian in the place of Gauss-Newton", attribute: minres },
-    Method { name: "ekfac", about: "EKFAC, with 0.1 times each layer's mean eigenvalue", attribute: |c| ekfac(c, Damping::Relative(0.1)) },
-    Method { name: "ekfac-damping", about: "EKFAC, with the damping of the others", attribute: |c| ekfac(c, Damping::Absolute(c.options.damping)) },
-    Method { name: "kfac", about: "K-FAC, with 0.1 times each layer's mean eigenvalue", attribute: kfac },
-    Method { name: "datainf", about: "the mean of inverses, with 0.1 times each layer's mean", attribute: datainf },
+    Method { name: "gradient-dot", about: "inner product of the gradients", kind: Whole(|c| gradients(c, Similarity::Dot)) },
+    Method { name: "gradient-cosine", about: "cosine of the gradients", kind: Whole(|c| gradients(c, Similarity::Cosine)) },
+    Method { name: REFERENCE, about: "damped Gauss-Newton influence, explicit in f64 where that fits", kind: Whole(gauss_newton) },
+    Method { name: "cg", about: "the same by conjugate gradients", kind: Whole(cg) },
+    Method { name: "ekfac-pcg", about: "the same by 10 steps of CG with EKFAC as preconditioner", kind: Whole(|c| ekfac_pcg(c, 10, 0.0)) },
+    Method { name: "astra", about: "the same by 200 steps of ASTRA on batches of 256", kind: Whole(astra) },
+    Method { name: "lissa", about: "the same by 500 stochastic Neumann iterations on batches of 64", kind: Whole(lissa) },
+    Method { name: "lanczos", about: "the same on a Krylov space of 200 vectors", kind: Whole(lanczos) },
+    Method { name: "nystrom", about: "the same on 200 random directions", kind: Whole(nystrom) },
+    Method { name: "minres", about: "the true Hessian in the place of Gauss-Newton", kind: Whole(minres) },
+    Method { name: "ekfac", about: "EKFAC, with 0.1 times each layer's mean eigenvalue", kind: Whole(|c| ekfac(c, Damping::Relative(0.1))) },
+    Method { name: "ekfac-damping", about: "EKFAC, with the damping of the others", kind: Whole(|c| ekfac(c, Damping::Absolute(c.options.damping))) },
+    Method { name: "kfac", about: "K-FAC, with 0.1 times each layer's mean eigenvalue", kind: Whole(kfac) },
+    Method { name: "datainf", about: "the mean of inverses, with 0.1 times each layer's mean", kind: Whole(datainf) },
+    Method { name: "rademacher", about: "influence on dense random projections of the gradients", kind: Sketched(|c, k| influence(c, Shortening::Rademacher, k)) },
+    Method { name: "sjlt", about: "influence on sparse Johnson-Lindenstrauss sketches", kind: Sketched(|c, k| influence(c, Shortening::Sjlt, k)) },
+    Method { name: "grass", about: "GraSS: the same of a mask four times as long", kind: Sketched(|c, k| influence(c, Shortening::Grass, k)) },
+    Method { name: "fact-grass", about: "FactGraSS: the same of masked layers, from their inputs and output gradients", kind: Sketched(|c, k| influence(c, Shortening::FactGrass, k)) },
+    Method { name: "logra", about: "LoGra: influence on random projections of both sides of the layers", kind: Sketched(|c, k| influence(c, Shortening::LoGra, k)) },
+    Method { name: "logra-pca", about: "LoGra on the leading eigenvectors of the layers' covariances", kind: Sketched(|c, k| influence(c, Shortening::LoGraPca, k)) },
+    Method { name: "trackstar", about: "the cosine of whitened random projections of the layers", kind: Sketched(trackstar) },
+    Method { name: "trak", about: "the linear model of the margins, on dense random projections", kind: Sketched(trak) },
 ];
 
 impl Context<'_> {
-    fn parallelism(&self) -> Parallelism {
+    pub(crate) fn parallelism(&self) -> Parallelism {
         Parallelism::threads(self.options.threads)
     }
 
@@ -87,6 +124,7 @@ impl Context<'_> {
                 Ok(Attribution {
                     scores: scores.into_iter().map(Scalar::to_f64).collect(),
                     solved: solved.into_iter().map(|x| x.to_f64() as f32).collect(),
+                    ..Attribution::default()
                 })
             })
         })
@@ -119,7 +157,7 @@ fn gradients(context: &Context<'_>, similarity: Similarity) -> Result<Attributio
             rest = tail;
             start += rows;
         }
-        Ok(Attribution { scores: scores.into_iter().map(|x| -f64::from(x)).collect(), solved: Vec::new() })
+        Ok(Attribution { scores: scores.into_iter().map(|x| -f64::from(x)).collect(), ..Attribution::default() })
     })
 }
 

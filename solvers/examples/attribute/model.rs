@@ -3,6 +3,8 @@
 use ascribe_core::derivative::Reduction;
 use ascribe_core::random::Stream;
 use ascribe_core::{MatMut, MatRef, Real};
+use ascribe_solvers::Error;
+use ascribe_solvers::attribution::{margin, margin_cotangents};
 use ascribe_solvers::network::{Activation, Linearized, Loss, Mlp, Targets};
 use ascribe_solvers::parallel::Parallelism;
 use ascribe_solvers::train::{Length, Newton, Sgd};
@@ -26,7 +28,7 @@ pub(crate) fn train(options: &Options, data: &Dataset, rows: &[usize], seed: u64
     run().map_err(|why| format!("training failed: {why}"))
 }
 
-fn by_sgd(options: &Options, data: &Dataset, rows: &[usize], seed: u64) -> Result<Model, ascribe_solvers::Error> {
+fn by_sgd(options: &Options, data: &Dataset, rows: &[usize], seed: u64) -> Result<Model, Error> {
     let widths: Vec<usize> = [data.p].into_iter().chain(options.hidden.iter().copied()).chain([data.classes]).collect();
     let net = Mlp::new(&widths, options.activation, Loss::CrossEntropy)?;
     let mut params = vec![0.0_f32; net.params()];
@@ -49,7 +51,7 @@ fn by_sgd(options: &Options, data: &Dataset, rows: &[usize], seed: u64) -> Resul
     Ok(Model { net, params: params.into_iter().map(f64::from).collect() })
 }
 
-fn by_newton(options: &Options, data: &Dataset, rows: &[usize]) -> Result<Model, ascribe_solvers::Error> {
+fn by_newton(options: &Options, data: &Dataset, rows: &[usize]) -> Result<Model, Error> {
     let net = Mlp::new(&[data.p, data.classes], Activation::Identity, Loss::CrossEntropy)?;
     let mut params = vec![0.0; net.params()];
     let (images, labels) = select::<f64>(data, rows);
@@ -78,25 +80,16 @@ impl Model {
     /// The correct-class margin `ln p/(1-p)` of every image.
     pub(crate) fn margins(&self, data: &Dataset) -> Result<Vec<f64>, String> {
         with_linearized::<f64, _>(self, data, Parallelism::Serial, |lin| {
-            let images = lin.outputs().zip(&data.labels);
-            Ok(images.map(|(z, &label)| z[label] - log_sum_exp(z, label)).collect())
+            lin.outputs().zip(&data.labels).map(|(z, &label)| margin(z, label)).collect()
         })
     }
 
     /// The gradients of the margins in the parameters, `[images, parameters]`.
     pub(crate) fn margin_gradients<T: Real>(&self, data: &Dataset, par: Parallelism) -> Result<Vec<T>, String> {
         with_linearized::<T, _>(self, data, par, |lin| {
-            let mut cotangents = Vec::with_capacity(data.n * data.classes);
-            for (z, &label) in lin.outputs().zip(&data.labels) {
-                let others = log_sum_exp(z, label);
-                cotangents.extend(z.iter().enumerate().map(
-                    |(j, &z)| {
-                        if j == label { T::ONE } else { -(z - others).exp() }
-                    },
-                ));
-            }
             let mut out = vec![T::ZERO; data.n * self.net.params()];
-            let cotangents = MatRef::new(&cotangents, data.n, data.classes)?;
+            let cotangents = margin_cotangents_of(lin, &data.labels)?;
+            let cotangents = MatRef::new(&cotangents, data.n, self.net.outputs())?;
             lin.per_example_pullback(MatMut::new(&mut out, data.n, self.net.params())?, cotangents)?;
             Ok(out)
         })
@@ -114,11 +107,13 @@ impl Model {
     }
 }
 
-/// `ln(1 - p)` up to the normaliser: over all outputs but that of `label`.
-fn log_sum_exp<T: Real>(z: &[T], label: usize) -> T {
-    let others = || z.iter().enumerate().filter(|&(j, _)| j != label).map(|(_, &z)| z);
-    let top = others().fold(-T::MAX, |top, z| if z > top { z } else { top });
-    top + others().fold(T::ZERO, |sum, z| sum + (z - top).exp()).ln()
+/// The gradients of the margins in the outputs, `[images, outputs]`.
+pub(crate) fn margin_cotangents_of<T: Real>(lin: &Linearized<'_, T>, labels: &[usize]) -> Result<Vec<T>, Error> {
+    let (n, outputs) = (lin.examples(), lin.network().outputs());
+    let z: Vec<T> = lin.outputs().flatten().copied().collect();
+    let mut cotangents = vec![T::ZERO; n * outputs];
+    margin_cotangents(MatMut::new(&mut cotangents, n, outputs)?, MatRef::new(&z, n, outputs)?, labels)?;
+    Ok(cotangents)
 }
 
 /// Passes `data` through the model, in the precision `T`, and hands the result to `f`.
@@ -126,7 +121,7 @@ pub(crate) fn with_linearized<T: Real, R>(
     model: &Model,
     data: &Dataset,
     par: Parallelism,
-    f: impl FnOnce(&Linearized<'_, T>) -> Result<R, ascribe_solvers::Error>,
+    f: impl FnOnce(&Linearized<'_, T>) -> Result<R, Error>,
 ) -> Result<R, String> {
     let images: Vec<T> = data.features.iter().map(|&x| T::from_f64(f64::from(x))).collect();
     let params = model.params::<T>();

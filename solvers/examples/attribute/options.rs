@@ -39,6 +39,8 @@ Attribution
   --methods LIST       names from the list below, or all                          [all]
   --damping X          added to the curvature; for an mlp 1 / (rate steps) with
                        rate = lr / (1 - momentum), for logistic the weight decay  [as said]
+  --sketch K           numbers that the sketching methods keep of a gradient      [768]
+  --lengths LIST       values of K for the second chart; or none                  [64,256,1024,4096]
 
 Ground truth
   --subsets N          random halves of the training set to retrain on            [100]
@@ -92,6 +94,8 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) methods: Vec<&'static str>,
     pub(crate) damping: f64,
+    pub(crate) sketch: usize,
+    pub(crate) lengths: Vec<usize>,
     pub(crate) subsets: usize,
     pub(crate) seeds: usize,
     pub(crate) ground_truth: Option<PathBuf>,
@@ -125,6 +129,8 @@ impl Options {
             seed: 0,
             methods: methods.to_vec(),
             damping: 0.0,
+            sketch: 768,
+            lengths: vec![64, 256, 1024, 4096],
             subsets: 100,
             seeds: 1,
             ground_truth: None,
@@ -160,6 +166,8 @@ impl Options {
                 "seed" => options.seed = number(value, &name, .., "a whole number from 0 to 2^64 - 1")?,
                 "methods" => options.methods = chosen(&text(value)?, methods)?,
                 "damping" => damping = Some(number(value, &name, POSITIVE, "a number above 0")?),
+                "sketch" => options.sketch = count(value, &name, 1)?,
+                "lengths" => options.lengths = widths(&text(value)?)?,
                 "subsets" => options.subsets = count(value, &name, 2)?,
                 "seeds" => seeds = Some(count(value, &name, 1)?),
                 "ground-truth" => options.ground_truth = Some(path(value)?),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::curves::Curve;
 use crate::data::Dataset;
 use crate::evaluation::{Estimate, Row};
 use crate::figure::{Figure, Neighbour};
@@ -23,6 +24,8 @@ pub(crate) struct Report<'a> {
     /// The largest LDS that the noise of retraining permits; `None` when one seed cannot tell.
     pub(crate) noise_ceiling: Option<f64>,
     pub(crate) rows: Vec<Row>,
+    /// Of the methods that sketch, the LDS at other lengths.
+    pub(crate) curves: Vec<Curve>,
     /// The method of the figures, when any method worked: the one with the highest LDS.
     pub(crate) figures: Option<(&'static str, Vec<Figure>)>,
     pub(crate) seconds: f64,
@@ -109,9 +112,11 @@ impl Report<'_> {
         let mut settings = self.options.training();
         settings.insert("data".into(), json!(self.options.data.as_deref().map(|path| path.to_string_lossy())));
         settings.insert("damping".into(), json!(self.options.damping));
+        settings.insert("sketch".into(), json!(self.options.sketch));
         settings.insert("threads".into(), json!(self.options.threads));
         json!({
             "methods": self.rows.iter().map(row_json).collect::<Vec<_>>(),
+            "lengths": self.curves.iter().map(curve_json).collect::<Vec<_>>(),
             "noise_ceiling": self.noise_ceiling,
             "subsets": self.options.subsets,
             "seeds": self.options.seeds,
@@ -150,6 +155,11 @@ fn row_json(row: &Row) -> Value {
     })
 }
 
+fn curve_json(curve: &Curve) -> Value {
+    let point = |(length, row): &(usize, Row)| json!({ "length": length, "result": row_json(row) });
+    json!({ "name": curve.name, "points": curve.points.iter().map(point).collect::<Vec<_>>() })
+}
+
 fn neighbours_json(neighbours: &[Neighbour]) -> Value {
     let one = |n: &Neighbour| json!({ "index": n.index, "label": n.label, "score": n.score });
     neighbours.iter().map(one).collect()
@@ -184,6 +194,7 @@ pub(crate) mod tests {
             query_accuracy: 0.945,
             noise_ceiling: Some(0.907),
             rows,
+            curves: Vec::new(),
             figures: Some(("cg", vec![figure])),
             seconds: 42.0,
         });
