@@ -3,18 +3,20 @@
 //! Each format encodes a row at a time into slices of the caller and decodes to f32. A format is for storage alone:
 //! decode, then compute in f32 or better. Rows of length `d` take
 //!
-//! | format | bytes a row | error of an element | Gaussian rows | heavy tails |
+//! | format | bytes a row | error of an element | scores, columns alike | scores, columns unlike |
 //! |---|---|---|---|---|
-//! | [`half`], f16 | `2 d` | `2^-11 abs(x)` from `2^-14` to 65504 | 2e-5 | safe in range: scale or `saturate` |
-//! | [`half`], bf16 | `2 d` | `2^-8 abs(x)` | 2e-4 | safe |
-//! | [`int8_block`] | `d + 4 ceil(d / block)` | half of `max abs(x) / 127` of its block | 1e-3 | 1e-2 with blocks of 64, 5e-2 with one block |
-//! | [`one_bit`] | `ceil(d / 8) + 4` | at most the row's largest entry | ranks survive, values do not | loses the ranks too |
+//! | [`half`], f16 | `2 d` | `2^-11 abs(x)` from `2^-14` to 65504 | 2e-4 | 2e-4 |
+//! | [`half`], bf16 | `2 d` | `2^-8 abs(x)` | 1.7e-3 | 1.6e-3 |
+//! | [`int8_block`], 64 | `d + 4 ceil(d / 64)` | half of `max abs(x) / 127` of its block | 6e-3 | 0.33 |
+//! | [`int8_block`], `d` | `d + 4` | the same of the row | 8.5e-3 | 0.7 |
+//! | [`one_bit`] | `ceil(d / 8) + 4` | as much as the row's largest | 0.6 | 25 |
 //!
-//! The last two columns are relative errors of inner products of 4096 coordinates, the tails lognormal
-//! (`sigma = e^(1.5 z)` a column). An error of int8 or one bit is relative to the largest or the mean coordinate of a
-//! block, not to its own: curvature must be divided out first, or the few coordinates of large curvature decide all
-//! scales. So one bit is for rows that a square root of the inverse curvature has whitened, int8 in blocks of 64 for
-//! anything else, and f16 for what must not change visibly.
+//! The last two columns are relative root mean square errors of inner products of independent normal rows of 4096
+//! coordinates: first as they are, then with columns of sizes `s = e^(1.5 z)` and queries divided by `s`, as queries
+//! are that an inverse curvature was applied to. An error of int8 or of one bit is relative to the block's largest or the
+//! row's mean coordinate, not to its own, and such queries magnify the small ones. So divide curvature out *before*
+//! storing: one bit is for rows whitened by a square root of the inverse curvature, where its errors average out over
+//! ranks; int8, in blocks of 64, for those and for rows without strong columns; f16 or bf16 for anything else.
 
 pub mod half;
 pub mod int8_block;

@@ -8,7 +8,6 @@ use super::{Signs, Sketch};
 use crate::error::{Error, take_scratch};
 use crate::linop::{Adjoint, LinOp, check_apply};
 use crate::random::Stream;
-use crate::reduce;
 use crate::scalar::{Real, Scalar};
 use crate::view::{MatMut, MatRef};
 
@@ -122,13 +121,13 @@ impl Srht {
         T::from_f64(1.0 / Scalar::sqrt(self.rows.len() as f64))
     }
 
-    /// `out = D x`, for the coordinates that there are signs for.
-    fn flip<T: Real>(&self, out: &mut [T], x: &[T]) {
+    /// `out = factor D x`, for the coordinates that there are signs for.
+    fn flip<T: Real>(&self, out: &mut [T], factor: T, x: &[T]) {
         let mut signs = [T::ZERO; BLOCK];
         for ((out, x), &words) in out.chunks_mut(BLOCK).zip(x.chunks(BLOCK)).zip(&self.signs) {
             Signs::block(&mut signs, words);
             for ((out, &x), &sign) in out.iter_mut().zip(x).zip(&signs) {
-                *out = sign * x;
+                *out = sign * factor * x;
             }
         }
     }
@@ -153,8 +152,7 @@ impl<T: Real> LinOp<T> for Srht {
         }
         out.for_each_row(|i, out| {
             space[self.cols..].fill(T::ZERO);
-            self.flip(space, x.row(i));
-            reduce::scale(&mut space[..self.cols], factor);
+            self.flip(space, factor, x.row(i));
             butterflies(space);
             for (out, &row) in out.iter_mut().zip(&self.rows) {
                 *out = space[row];
@@ -178,7 +176,7 @@ impl<T: Real> Adjoint<T> for Srht {
                 space[row] = factor * x;
             }
             butterflies(space);
-            self.flip(out, space);
+            self.flip(out, T::ONE, space);
         });
         Ok(())
     }
