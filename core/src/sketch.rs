@@ -12,6 +12,8 @@ mod logra;
 mod mask;
 mod permutation;
 mod scatter;
+#[cfg(all(feature = "alloc", feature = "libm"))]
+mod selective_mask;
 mod sjlt;
 #[cfg(feature = "alloc")]
 mod sjlt_table;
@@ -23,6 +25,8 @@ pub use logra::{LoGra, random_projection};
 pub use mask::{Mask, MaskScale};
 pub use permutation::Permutation;
 pub use scatter::SjltEntries;
+#[cfg(all(feature = "alloc", feature = "libm"))]
+pub use selective_mask::{LearnedMask, MaskLoss, SelectiveMask};
 pub use sjlt::{Sjlt, SjltEntry};
 #[cfg(feature = "alloc")]
 pub use sjlt_table::{SjltBuckets, SjltTable};

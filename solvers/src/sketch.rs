@@ -1,7 +1,11 @@
 //! Sketches of many rows at once: the kernels of [`ascribe_core::sketch`], run over blocks in parallel.
 
+mod logra;
+mod pca;
 mod records;
 mod rows;
 
+pub use logra::logra_records;
+pub use pca::{Pca, principal_axes};
 pub use records::sketch_records;
 pub use rows::apply_rows;

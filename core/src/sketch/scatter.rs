@@ -7,13 +7,15 @@ use crate::error::{Error, take_scratch};
 use crate::scalar::Real;
 use crate::view::{MatMut, MatRef};
 
-/// Coordinates taken at once: so many, of 16 rows, stay in the first-level cache.
+/// Coordinates taken at once: two cache lines of each row. With more, the processor would not look far enough ahead to
+/// fetch the next ones while these are being added.
 pub(super) const TILE: usize = 32;
 /// The largest bucket count with which a bucket and a sign fit into 32 bits.
 pub(super) const MAX_DIM_OUT: usize = (1 << 31) - 1;
 /// Rows that are interleaved: a square of as many coordinates is turned in registers.
 const LANES: usize = 4;
-/// Fours of rows that are summed side by side, where there are so many.
+/// Fours of rows that are summed side by side, where there are so many: the sums of 4096 buckets stay in the
+/// second-level cache.
 const WIDE: usize = 2;
 
 /// A bucket with a sign in the highest bit, which is set for minus.
@@ -63,7 +65,7 @@ pub trait SjltEntries: sealed::Sealed {
     fn buckets(&self) -> usize;
     /// The number of buckets that a coordinate goes to, `s`.
     fn slots(&self) -> usize;
-    /// Calls `f` with entries of the coordinates `first..first + len`, which lie in one aligned block of 64, and with
+    /// Calls `f` with entries of the coordinates `first..first + len`, which lie in one aligned block of 32, and with
     /// how many of them each coordinate has; several times when not all slots come at once. An entry is a bucket with
     /// the sign in the highest bit, which is set for minus. The coordinates of a bucket come in ascending order.
     fn visit(&self, first: usize, len: usize, f: impl FnMut(&[u32], usize));
@@ -254,7 +256,12 @@ fn single<T: Real>(
 }
 
 /// Sets `out` `[rows, coordinates]` to the transpose of `x` `[rows, buckets]`. The caller has checked the shapes.
-pub(super) fn scatter_transpose<T: Real>(mut out: MatMut<'_, T>, x: MatRef<'_, T>, entries: &impl SjltEntries, scale: T) {
+pub(super) fn scatter_transpose<T: Real>(
+    mut out: MatMut<'_, T>,
+    x: MatRef<'_, T>,
+    entries: &impl SjltEntries,
+    scale: T,
+) {
     for first in (0..entries.coordinates()).step_by(TILE) {
         let len = TILE.min(entries.coordinates() - first);
         out.for_each_row(|_, row| row[first..first + len].fill(T::ZERO));

@@ -32,8 +32,8 @@ use crate::view::{MatMut, MatRef};
 /// number of rows give the same bits. An element that sums `m` coordinates is off by at most
 /// `(m + 2) u / sqrt(s) sum |x_i|` with the unit roundoff `u` of `T`, to first order.
 ///
-/// Cost for `n` rows: `n p s` additions, and `p s / 4` Philox blocks for each 16 rows. Bytes: the input and the
-/// output once. Scratch: `16 k` from 16 rows on, `4 k` from 4 on, else none.
+/// Cost for `n` rows: `n p s` additions, and `p s / 4` Philox blocks for each 8 rows. Bytes: the input and the
+/// output once. Scratch: `8 k` from 8 rows on, `4 k` from 4 on, else none.
 ///
 /// # Errors
 /// [`Error::Parameter`] from [`Sjlt::new`] unless `1 <= s <= k < 2^31`.
@@ -246,7 +246,11 @@ pub(super) fn finish<T: Real>(mut out: MatMut<'_, T>, entries: &impl SjltEntries
 
 pub(super) fn check_dim_out(dim_out: usize) -> Result<(), Error> {
     let must_be = "below 2^31, so that a bucket and a sign fit into 32 bits";
-    if dim_out <= MAX_DIM_OUT { Ok(()) } else { Err(Error::Parameter { what: "buckets", value: dim_out as f64, must_be }) }
+    if dim_out <= MAX_DIM_OUT {
+        Ok(())
+    } else {
+        Err(Error::Parameter { what: "buckets", value: dim_out as f64, must_be })
+    }
 }
 
 pub(super) fn check_index(what: &'static str, index: usize, len: usize) -> Result<(), Error> {
