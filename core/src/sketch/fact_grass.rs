@@ -107,7 +107,7 @@ impl<I: AsRef<[usize]>, S: SjltEntries> FactGrass<I, S> {
         super::sjlt::check_index("example", example, record.examples())?;
         let (scratch, _) = take_scratch(scratch, self.masked_scratch_len(record))?;
         let (rows, cols) = (self.mask_out.indices(), self.mask_in.indices());
-        out.fill(T::ZERO);
+        let mut beta = T::ZERO;
         for run in record.runs(example) {
             for start in run.clone().step_by(POSITIONS) {
                 let range = start..run.end.min(start + POSITIONS);
@@ -117,8 +117,12 @@ impl<I: AsRef<[usize]>, S: SjltEntries> FactGrass<I, S> {
                 gather(x, record.inputs(), range.clone(), cols);
                 let delta = MatRef::new(delta, range.len(), rows.len())?;
                 let x = MatRef::new(x, range.len(), cols.len())?;
-                matmul(MatMut::new(out, rows.len(), cols.len())?, T::ONE, T::ONE, delta.t(), x)?;
+                matmul(MatMut::new(out, rows.len(), cols.len())?, beta, T::ONE, delta.t(), x)?;
+                beta = T::ONE;
             }
+        }
+        if beta == T::ZERO {
+            out.fill(T::ZERO);
         }
         Ok(())
     }

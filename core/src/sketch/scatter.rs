@@ -52,7 +52,7 @@ impl Span {
     /// The bucket of a random word, and its lowest bit as the sign.
     #[inline(always)]
     pub(super) fn entry(self, word: u32) -> Entry {
-        Entry(self.start + crate::random::bucket(word, self.len) | word << 31)
+        Entry((self.start + crate::random::bucket(word, self.len)) | (word << 31))
     }
 }
 
@@ -202,14 +202,12 @@ fn group<T: Real, const G: usize>(
                 for &entry in entries {
                     let entry = Entry(entry);
                     let (sign, bucket) = (entry.sign::<T>(), &mut sums[entry.bucket()]);
-                    for g in 0..G {
-                        // By value, so that the compiler need not fear that they overlap and adds whole vectors.
-                        let (mut sum, x) = (bucket[g], tile[g][c]);
-                        for r in 0..LANES {
-                            sum[r] += sign * x[r];
-                        }
-                        bucket[g] = sum;
+                    // By value, so that the compiler need not fear that they overlap and adds whole vectors.
+                    let (mut sum, x): (_, [_; G]) = (*bucket, core::array::from_fn(|g| tile[g][c]));
+                    for (sum, &x) in sum.as_flattened_mut().iter_mut().zip(x.as_flattened()) {
+                        *sum += sign * x;
                     }
+                    *bucket = sum;
                 }
             }
         });

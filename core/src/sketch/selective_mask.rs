@@ -248,7 +248,7 @@ impl SelectiveMask {
         let len = dims.iter().sum();
         let mut logits: Vec<f64> = zeros("logits", len)?;
         let mut draws = stream.draws();
-        logits.iter_mut().for_each(|logit| *logit = 0.01 * draws.next_normal());
+        logits.fill_with(|| 0.01 * draws.next_normal());
         let mut adam = Adam::new(len)?;
         let examples = train.examples();
         let batch = if self.batch == 0 { examples } else { self.batch.min(examples) };
@@ -417,7 +417,7 @@ fn for_each_panel<T: Real>(
 }
 
 /// The entries of the mask from row `first` on.
-fn entries<'m>(masks: [&'m [f64]; 2], first: usize) -> impl Iterator<Item = (usize, usize, f64)> + 'm {
+fn entries(masks: [&[f64]; 2], first: usize) -> impl Iterator<Item = (usize, usize, f64)> {
     let rows = masks[0].iter().enumerate().skip(first);
     rows.flat_map(move |(o, of_o)| masks[1].iter().enumerate().map(move |(i, of_i)| (o, i, of_o * of_i)))
 }
@@ -448,7 +448,9 @@ impl<T: Real> Products<T> {
         if n > 0 {
             for row in full.chunks_exact_mut(n).chain(masked.chunks_exact_mut(n)) {
                 let mean = reduce::sum(row) / T::from_f64(n as f64);
-                row.iter_mut().for_each(|x| *x -= mean);
+                for x in row {
+                    *x -= mean;
+                }
             }
         }
         Ok(Self { full, masked, examples: n, queries: q })

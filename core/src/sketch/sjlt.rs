@@ -16,9 +16,9 @@ use crate::view::{MatMut, MatRef};
 /// Slot `r` of coordinate `i` has the word `w` = element `i mod 4` of
 /// [`stream.words(i / 4, r)`](Stream::words): one Philox block for four neighbours. With the boundaries
 /// `b_r = floor(r k / s)` its bucket is `b_r + floor(w (b_(r+1) - b_r) / 2^32)`, and its sign is minus where the
-/// lowest bit of `w` is set. The slots of a coordinate are so in different buckets, and every column of `S` has norm
-/// 1. All of it is 32-bit arithmetic (see [`bucket`](crate::random::bucket) where a high word is missing), for any `p` up to `2^40` and
-/// beyond.
+/// lowest bit of `w` is set. The slots of a coordinate are so in different buckets, and every column of `S` has
+/// norm 1. All of it is 32-bit arithmetic (see [`bucket`](crate::random::bucket) where a high word is missing), for
+/// any `p` up to `2^40` and beyond.
 ///
 /// # Moments
 /// $E \langle S x, S y \rangle = \langle x, y \rangle$, and for independent coordinates
