@@ -34,8 +34,8 @@ const POSITIONS: usize = 128;
 /// ```
 /// use ascribe_core::{MatMut, MatRef, record::LayerRecord, random::Stream};
 /// use ascribe_core::sketch::{FactGrass, LayerSketch, Mask, MaskScale, Sjlt};
-/// let mask_out = Mask::new([0], 1, MaskScale::None)?;
-/// let mask_in = Mask::new([0, 2], 3, MaskScale::None)?; // d_in = 2, and the bias
+/// let mask_out = Mask::new(&[0][..], 1, MaskScale::None)?;
+/// let mask_in = Mask::new(&[0, 2][..], 3, MaskScale::None)?; // d_in = 2, and the bias
 /// let sketch = FactGrass::new(mask_out, mask_in, Sjlt::new(2, 2, 1, Stream::new(0, "s"))?)?;
 /// let (x, delta) = (MatRef::new(&[1.0, 2.0, 3.0, 4.0], 2, 2)?, MatRef::new(&[1.0, 10.0], 2, 1)?);
 /// let record = LayerRecord::new(1, x, delta, None, true)?; // the gradient is [31, 42, 11]

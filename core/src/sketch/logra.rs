@@ -177,7 +177,7 @@ impl<T: Real> LayerSketch<T> for LoGra<'_, T> {
 /// # Examples
 /// ```
 /// use ascribe_core::{MatMut, random::Stream, sketch::random_projection};
-/// let mut p = [0.0; 4 * 10];
+/// let mut p = [0.0_f64; 4 * 10];
 /// random_projection(MatMut::new(&mut p, 4, 10)?, Stream::new(0, "P_in of layer 3"));
 /// assert!(p.iter().all(|p| p.abs() == 0.5));
 /// # Ok::<(), ascribe_core::Error>(())

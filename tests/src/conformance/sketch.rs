@@ -130,10 +130,56 @@ fn selective_mask<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let options = SelectiveMask { lambda, eps, min_active, ..SelectiveMask::default() };
     let loss = options.loss(a.matrix()?, b.matrix()?, &logits.data, inputs.number("tau")?)?;
     let rho: Vec<f64> = loss.correlations.iter().map(|rho| rho.unwrap_or(0.0)).collect();
+    let (tau, p) = (inputs.number("tau")?, logits.data.len());
+    let size = MaskSize::of(&a.data, &b.data, &logits.data, tau);
     Ok(Outputs::new()
+        .with_condition(size.condition)
+        .with_magnitude(1.0 + lambda * p as f64)
         .float("loss", loss.loss)
-        .floats("grad", &[logits.data.len()], &loss.gradient)
+        .with_magnitude((lambda + size.derivative) / tau)
+        .floats("grad", &[p], &loss.gradient)
+        .with_magnitude(1.0)
         .floats("rho", &[rho.len()], &rho)
         .integers("valid", &[rho.len()], loss.correlations.iter().map(|rho| i64::from(rho.is_some())))
         .integers("active", &[1], loss.active.iter().map(|count| *count as i64)))
+}
+
+/// How much rounding the correlations of a learned mask magnify.
+struct MaskSize {
+    /// The largest sum of absolute products that an inner product is made of, over the root mean square of the centred
+    /// ones of its query, with and without the mask.
+    condition: f64,
+    /// Bound of the derivative of the mean correlation in a mask: that in an inner product is at most `2 / sqrt(v^)`.
+    derivative: f64,
+}
+
+impl MaskSize {
+    fn of<T: Real>(a: &[T], b: &[T], logits: &[f64], tau: f64) -> Self {
+        let masks: Vec<f64> = logits.iter().map(|logit| 1.0 / (1.0 + (-logit / tau).exp())).collect();
+        let (p, n) = (logits.len().max(1), (b.len() / logits.len().max(1)) as f64);
+        let mut size = Self { condition: 1.0, derivative: 0.0 };
+        for a in a.chunks(p) {
+            for masked in [false, true] {
+                let (mut products, mut absolute, mut entries) = (Vec::new(), 0.0_f64, vec![0.0; p]);
+                for b in b.chunks(p) {
+                    let weight = |i: usize| if masked { masks[i] * masks[i] } else { 1.0 };
+                    let terms: Vec<f64> = (0..p).map(|i| a[i].to_f64() * b[i].to_f64() * weight(i)).collect();
+                    products.push(terms.iter().sum::<f64>());
+                    absolute = absolute.max(terms.iter().map(|x| x.abs()).sum());
+                    entries.iter_mut().zip(&terms).for_each(|(sum, x)| *sum += x.abs());
+                }
+                let mean = products.iter().sum::<f64>() / n;
+                let root = products.iter().map(|x| (x - mean).powi(2)).sum::<f64>().sqrt();
+                // A query without variance has no correlation.
+                if root > 1e-3 {
+                    size.condition = size.condition.max(absolute * n.sqrt() / root);
+                    if masked {
+                        let largest = entries.into_iter().fold(0.0, f64::max);
+                        size.derivative = size.derivative.max(2.0 * 2.0 * largest / root);
+                    }
+                }
+            }
+        }
+        size
+    }
 }
