@@ -34,6 +34,7 @@ pub mod rank;
 pub mod record;
 pub mod reduce;
 pub mod scalar;
+pub mod scale;
 pub mod score;
 pub mod sketch;
 pub mod view;

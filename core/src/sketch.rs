@@ -17,6 +17,8 @@ mod permutation;
 mod projection;
 mod rademacher;
 mod scatter;
+#[cfg(all(feature = "alloc", feature = "libm"))]
+mod selective_mask;
 mod sjlt;
 #[cfg(feature = "alloc")]
 mod sjlt_table;
@@ -36,6 +38,8 @@ pub use permutation::Permutation;
 pub use projection::{Entries, Projection, Scale};
 pub use rademacher::{Rademacher, Signs};
 pub use scatter::SjltEntries;
+#[cfg(all(feature = "alloc", feature = "libm"))]
+pub use selective_mask::{LearnedMask, MaskLoss, SelectiveMask};
 pub use sjlt::{Sjlt, SjltEntry};
 #[cfg(feature = "alloc")]
 pub use sjlt_table::{SjltBuckets, SjltTable};

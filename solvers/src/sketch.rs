@@ -5,5 +5,12 @@ mod records;
 mod rows;
 
 pub use dense::{project, project_columns};
+mod logra;
+mod pca;
+mod records;
+mod rows;
+
+pub use logra::logra_records;
+pub use pca::{Pca, principal_axes};
 pub use records::sketch_records;
 pub use rows::apply_rows;

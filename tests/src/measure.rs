@@ -97,6 +97,7 @@ pub const KERNELS: &[Kernel] = &[
     sketch::SJLT,
     sketch::GRASS,
     sketch::FACTGRASS,
+    sketch::LOGRA,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

@@ -542,4 +542,28 @@ pub fn int8_block(scale: f32) -> f64 {
 /// The mean absolute value of `cols` numbers, added in f64 and rounded to f32.
 pub fn one_bit_scale(cols: usize) -> f64 {
     f64::from(f32::EPSILON) / 2.0 + roundings(cols + 1, f64::EPSILON)
+// ---- sparse and factorised sketches, optimizer scaling ----
+
+/// A sum of `terms` signed numbers that is multiplied by a rounded factor, as `Sjlt` documents it; the oracle adds in f64.
+/// `absolute` is the sum of absolute values times the factor.
+pub fn signed_sum<T: Real>(terms: usize, absolute: f64) -> f64 {
+    (gamma::<T>(terms + 2) + gamma::<f64>(terms + 2)) * absolute
+}
+
+/// An element of `LoGra`: two products of `d_in + 1` and `d_out` terms, whose product is summed over positions by one
+/// matrix product a run; the oracle forms the gradient and multiplies it from both sides, in f64.
+pub fn projected_gradient<T: Real>(d_in: usize, d_out: usize, positions: usize, absolute: f64) -> f64 {
+    let count = d_in + d_out + 4 * positions + 12;
+    (gamma::<T>(count) + gamma::<f64>(count)) * absolute
+}
+
+/// A central difference with step `h` of a smooth function of size `scale` and its derivatives up to the third, whose
+/// values are off by `terms` roundings of numbers of that size.
+pub fn smooth_difference(h: f64, terms: usize, scale: f64) -> f64 {
+    scale * (h * h + roundings(terms, f64::EPSILON) / h)
+}
+
+/// An element that a few correctly rounded operations made, against others: relative.
+pub fn elementwise<T: Real>(operations: usize) -> f64 {
+    2.0 * gamma::<T>(operations)
 }

@@ -34,8 +34,8 @@ const POSITIONS: usize = 128;
 /// ```
 /// use ascribe_core::{MatMut, MatRef, record::LayerRecord, random::Stream};
 /// use ascribe_core::sketch::{FactGrass, LayerSketch, Mask, MaskScale, Sjlt};
-/// let mask_out = Mask::new([0], 1, MaskScale::None)?;
-/// let mask_in = Mask::new([0, 2], 3, MaskScale::None)?; // d_in = 2, and the bias
+/// let mask_out = Mask::new(&[0][..], 1, MaskScale::None)?;
+/// let mask_in = Mask::new(&[0, 2][..], 3, MaskScale::None)?; // d_in = 2, and the bias
 /// let sketch = FactGrass::new(mask_out, mask_in, Sjlt::new(2, 2, 1, Stream::new(0, "s"))?)?;
 /// let (x, delta) = (MatRef::new(&[1.0, 2.0, 3.0, 4.0], 2, 2)?, MatRef::new(&[1.0, 10.0], 2, 1)?);
 /// let record = LayerRecord::new(1, x, delta, None, true)?; // the gradient is [31, 42, 11]
@@ -107,7 +107,7 @@ impl<I: AsRef<[usize]>, S: SjltEntries> FactGrass<I, S> {
         super::sjlt::check_index("example", example, record.examples())?;
         let (scratch, _) = take_scratch(scratch, self.masked_scratch_len(record))?;
         let (rows, cols) = (self.mask_out.indices(), self.mask_in.indices());
-        out.fill(T::ZERO);
+        let mut beta = T::ZERO;
         for run in record.runs(example) {
             for start in run.clone().step_by(POSITIONS) {
                 let range = start..run.end.min(start + POSITIONS);
@@ -117,8 +117,12 @@ impl<I: AsRef<[usize]>, S: SjltEntries> FactGrass<I, S> {
                 gather(x, record.inputs(), range.clone(), cols);
                 let delta = MatRef::new(delta, range.len(), rows.len())?;
                 let x = MatRef::new(x, range.len(), cols.len())?;
-                matmul(MatMut::new(out, rows.len(), cols.len())?, T::ONE, T::ONE, delta.t(), x)?;
+                matmul(MatMut::new(out, rows.len(), cols.len())?, beta, T::ONE, delta.t(), x)?;
+                beta = T::ONE;
             }
+        }
+        if beta == T::ZERO {
+            out.fill(T::ZERO);
         }
         Ok(())
     }

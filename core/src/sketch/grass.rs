@@ -24,7 +24,7 @@ use crate::view::{MatMut, MatRef};
 /// let stream = Stream::new(0, "layer 3");
 /// let mask = Mask::new([1, 4, 6], 8, MaskScale::None)?;
 /// let grass = Grass::new(mask, Sjlt::new(3, 2, 1, stream.child(1))?)?;
-/// let y = apply_alloc(&grass, MatRef::from_row(&[9.0, 1.0, 9.0, 9.0, 1.0, 9.0, 1.0, 9.0]))?;
+/// let y = apply_alloc(&grass, MatRef::from_row(&[9.0_f64, 1.0, 9.0, 9.0, 1.0, 9.0, 1.0, 9.0]))?;
 /// assert_eq!((y[0] + y[1]).abs() % 2.0, 1.0); // three ones with signs, the nines left out
 /// # Ok::<(), ascribe_core::Error>(())
 /// ```

@@ -77,8 +77,34 @@ impl<'a, T: Real> LoGra<'a, T> {
         check_shape("layer inputs, with the bias", self.p_in.cols(), record.weight_cols())
     }
 
-    /// Sets `out` to the sum over one example's positions, from the projections of `record`'s rows.
-    fn contract(
+    /// Sets every row of `x` `[rows, k_in]` to what the layer's appended 1 adds to projected inputs: the last column of
+    /// `P_in`, or zero without a bias. The inputs' own projections are then added to it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `x` does not have `k_in` columns, or `P_in` no column for the 1.
+    pub fn project_appended(&self, mut x: MatMut<'_, T>, bias: bool) -> Result<(), Error> {
+        check_shape("projected input columns", self.p_in.rows(), x.cols())?;
+        if !bias {
+            x.fill(T::ZERO);
+            return Ok(());
+        }
+        let Some(last) = self.p_in.cols().checked_sub(1) else {
+            return Err(Error::Shape { what: "columns of P_in, with the bias", expected: 1, got: 0 });
+        };
+        x.for_each_row(|_, row| {
+            for (x, p) in row.iter_mut().zip(self.p_in.row_iter()) {
+                *x = p[last];
+            }
+        });
+        Ok(())
+    }
+
+    /// Sets `out` to the sketch of one example, given the projected rows of the whole record: `delta`
+    /// `[examples * positions, k_out]` and `x` `[examples * positions, k_in]`. Cost: `2 positions k_out k_in` flops.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when a dimension does not fit, [`Error::Index`] when there is no such example.
+    pub fn contract(
         &self,
         out: &mut [T],
         record: &LayerRecord<'_, T>,
@@ -86,6 +112,12 @@ impl<'a, T: Real> LoGra<'a, T> {
         delta: MatRef<'_, T>,
         x: MatRef<'_, T>,
     ) -> Result<(), Error> {
+        check_shape("projected gradient", self.dim_out, out.len())?;
+        check_shape("rows of projected output gradients", record.output_grads().rows(), delta.rows())?;
+        check_shape("columns of projected output gradients", self.p_out.rows(), delta.cols())?;
+        check_shape("rows of projected inputs", record.inputs().rows(), x.rows())?;
+        check_shape("columns of projected inputs", self.p_in.rows(), x.cols())?;
+        super::sjlt::check_index("example", example, record.examples())?;
         out.fill(T::ZERO);
         for run in record.runs(example) {
             let delta = delta.row_range(run.start, run.len())?;
@@ -124,14 +156,8 @@ impl<T: Real> LayerSketch<T> for LoGra<'_, T> {
             let (delta, x) = scratch.split_at_mut(rows * k_out);
             let x = &mut x[..rows * k_in];
             matmul(MatMut::new(delta, rows, k_out)?, T::ZERO, T::ONE, part.output_grads(), self.p_out.t())?;
-            matmul(MatMut::new(x, rows, k_in)?, T::ZERO, T::ONE, part.inputs(), weight.t())?;
-            if part.has_bias() && k_in > 0 {
-                for x in x.chunks_exact_mut(k_in) {
-                    for (x, p) in x.iter_mut().zip(self.p_in.row_iter()) {
-                        *x += p[d_in];
-                    }
-                }
-            }
+            self.project_appended(MatMut::new(x, rows, k_in)?, part.has_bias())?;
+            matmul(MatMut::new(x, rows, k_in)?, T::ONE, T::ONE, part.inputs(), weight.t())?;
             let (delta, x) = (MatRef::new(delta, rows, k_out)?, MatRef::new(x, rows, k_in)?);
             for example in 0..part.examples() {
                 self.contract(out.row_mut(first + example), &part, example, delta, x)?;
@@ -151,7 +177,7 @@ impl<T: Real> LayerSketch<T> for LoGra<'_, T> {
 /// # Examples
 /// ```
 /// use ascribe_core::{MatMut, random::Stream, sketch::random_projection};
-/// let mut p = [0.0; 4 * 10];
+/// let mut p = [0.0_f64; 4 * 10];
 /// random_projection(MatMut::new(&mut p, 4, 10)?, Stream::new(0, "P_in of layer 3"));
 /// assert!(p.iter().all(|p| p.abs() == 0.5));
 /// # Ok::<(), ascribe_core::Error>(())

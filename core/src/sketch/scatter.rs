@@ -7,14 +7,16 @@ use crate::error::{Error, take_scratch};
 use crate::scalar::Real;
 use crate::view::{MatMut, MatRef};
 
-/// Coordinates taken at once: so many, of 16 rows, stay in the first-level cache.
-pub(super) const TILE: usize = 64;
+/// Coordinates taken at once: two cache lines of each row. With more, the processor would not look far enough ahead to
+/// fetch the next ones while these are being added.
+pub(super) const TILE: usize = 32;
 /// The largest bucket count with which a bucket and a sign fit into 32 bits.
 pub(super) const MAX_DIM_OUT: usize = (1 << 31) - 1;
-/// Rows that are summed side by side: one vector of 64 bytes in f32.
-const WIDE: usize = 16;
-/// The same for fewer rows.
-const NARROW: usize = 4;
+/// Rows that are interleaved: a square of as many coordinates is turned in registers.
+const LANES: usize = 4;
+/// Fours of rows that are summed side by side, where there are so many: the sums of 4096 buckets stay in the
+/// second-level cache.
+const WIDE: usize = 2;
 
 /// A bucket with a sign in the highest bit, which is set for minus.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +52,7 @@ impl Span {
     /// The bucket of a random word, and its lowest bit as the sign.
     #[inline(always)]
     pub(super) fn entry(self, word: u32) -> Entry {
-        Entry(self.start + crate::random::bucket(word, self.len) | word << 31)
+        Entry((self.start + crate::random::bucket(word, self.len)) | (word << 31))
     }
 }
 
@@ -63,7 +65,7 @@ pub trait SjltEntries: sealed::Sealed {
     fn buckets(&self) -> usize;
     /// The number of buckets that a coordinate goes to, `s`.
     fn slots(&self) -> usize;
-    /// Calls `f` with entries of the coordinates `first..first + len`, which lie in one aligned block of 64, and with
+    /// Calls `f` with entries of the coordinates `first..first + len`, which lie in one aligned block of 32, and with
     /// how many of them each coordinate has; several times when not all slots come at once. An entry is a bucket with
     /// the sign in the highest bit, which is set for minus. The coordinates of a bucket come in ascending order.
     fn visit(&self, first: usize, len: usize, f: impl FnMut(&[u32], usize));
@@ -95,10 +97,10 @@ impl<'a, T: Real> Coordinates<'a, T> {
         self.indices.map_or(self.x.cols(), <[usize]>::len)
     }
 
-    /// The coordinates from `first` on of the rows from `row` on, one coordinate of all rows after the other.
+    /// The coordinates from `first` on of four rows from `row` on, one coordinate of all rows after the other.
     #[inline(always)]
-    fn load<const R: usize>(&self, tile: &mut [[T; R]], row: usize, first: usize) {
-        let rows: [&[T]; R] = core::array::from_fn(|r| self.x.row(row + r));
+    fn load(&self, tile: &mut [[T; LANES]], row: usize, first: usize) {
+        let rows: [&[T]; LANES] = core::array::from_fn(|r| self.x.row(row + r));
         match self.indices {
             None => interleave(tile, rows.map(|row| &row[first..first + tile.len()])),
             Some(indices) => {
@@ -113,40 +115,27 @@ impl<'a, T: Real> Coordinates<'a, T> {
     }
 }
 
-/// `tile[c][r] = rows[r][c]`, four by four: that much is turned in registers.
+/// `tile[c][r] = rows[r][c]`.
 #[inline(always)]
-fn interleave<T: Real, const R: usize>(tile: &mut [[T; R]], rows: [&[T]; R]) {
-    let whole = tile.len() / 4 * 4;
-    for c in (0..whole).step_by(4) {
-        for r in (0..R / 4 * 4).step_by(4) {
-            let square: [[T; 4]; 4] = core::array::from_fn(|i| core::array::from_fn(|j| rows[r + i][c + j]));
-            for j in 0..4 {
-                for i in 0..4 {
-                    tile[c + j][r + i] = square[i][j];
-                }
-            }
-        }
-        for r in R / 4 * 4..R {
-            for j in c..c + 4 {
-                tile[j][r] = rows[r][j];
-            }
-        }
+fn interleave<T: Real>(tile: &mut [[T; LANES]], rows: [&[T]; LANES]) {
+    let squares = rows.map(|row| row.as_chunks::<LANES>().0);
+    let (tiles, rest) = tile.as_chunks_mut::<LANES>();
+    for (i, tile) in tiles.iter_mut().enumerate() {
+        let [a, b, c, d] = squares.map(|row| row[i]);
+        *tile = core::array::from_fn(|j| [a[j], b[j], c[j], d[j]]);
     }
-    for c in whole..tile.len() {
-        for r in 0..R {
-            tile[c][r] = rows[r][c];
-        }
+    let whole = tiles.len() * LANES;
+    for (c, tile) in rest.iter_mut().enumerate() {
+        *tile = rows.map(|row| row[whole + c]);
     }
 }
 
 /// The scratch of [`scatter`].
 pub(super) fn scratch_len(rows: usize, buckets: usize) -> usize {
-    let lanes = if rows >= WIDE {
-        WIDE
-    } else if rows >= NARROW {
-        NARROW
-    } else {
-        0
+    let lanes = match rows / LANES {
+        0 => 0,
+        fours if fours < WIDE => LANES,
+        _ => LANES * WIDE,
     };
     buckets.saturating_mul(lanes)
 }
@@ -165,30 +154,23 @@ pub(super) fn scatter<T: Real>(
     let rows = out.rows();
     let (scratch, _) = take_scratch(scratch, scratch_len(rows, entries.buckets()))?;
     let mut row = 0;
-    while rows - row >= WIDE {
+    while rows - row >= LANES * WIDE {
         group::<T, WIDE>(&mut out, x, row, first, entries, scale, scratch);
-        row += WIDE;
+        row += LANES * WIDE;
     }
-    while rows - row >= NARROW {
-        group::<T, NARROW>(&mut out, x, row, first, entries, scale, scratch);
-        row += NARROW;
+    while rows - row >= LANES {
+        group::<T, 1>(&mut out, x, row, first, entries, scale, scratch);
+        row += LANES;
     }
     for row in row..rows {
-        let sums = out.row_mut(row);
-        if scale.is_some() {
-            sums.fill(T::ZERO);
-        }
-        sum::<T, 1>(sums.as_chunks_mut().0, x, row, first, entries);
-        if let Some(scale) = scale {
-            crate::reduce::scale(sums, scale);
-        }
+        single(out.row_mut(row), x, row, first, entries, scale);
     }
     Ok(())
 }
 
-/// `R` rows side by side: an entry is then read once for all of them, and its addition is one of vectors.
+/// `4 G` rows side by side: an entry is then read once for all of them, and its addition is one of vectors.
 #[inline(always)]
-fn group<T: Real, const R: usize>(
+fn group<T: Real, const G: usize>(
     out: &mut MatMut<'_, T>,
     x: Coordinates<'_, T>,
     row: usize,
@@ -197,57 +179,87 @@ fn group<T: Real, const R: usize>(
     scale: Option<T>,
     scratch: &mut [T],
 ) {
-    let sums: &mut [[T; R]] = &mut scratch.as_chunks_mut().0[..entries.buckets()];
+    let sums: &mut [[[T; LANES]; G]] = &mut scratch.as_chunks_mut().0.as_chunks_mut().0[..entries.buckets()];
     match scale {
-        Some(_) => sums.fill([T::ZERO; R]),
+        Some(_) => sums.fill([[T::ZERO; LANES]; G]),
         None => {
-            for r in 0..R {
+            for r in 0..G * LANES {
                 for (sums, &out) in sums.iter_mut().zip(&*out.row_mut(row + r)) {
-                    sums[r] = out;
+                    sums[r / LANES][r % LANES] = out;
                 }
             }
         }
     }
-    sum(sums, x, row, first, entries);
-    let scale = scale.unwrap_or(T::ONE);
-    for r in 0..R {
-        for (out, sums) in out.row_mut(row + r).iter_mut().zip(&*sums) {
-            *out = scale * sums[r];
-        }
-    }
-}
-
-#[inline(always)]
-fn sum<T: Real, const R: usize>(
-    sums: &mut [[T; R]],
-    x: Coordinates<'_, T>,
-    row: usize,
-    first: usize,
-    entries: &impl SjltEntries,
-) {
-    let mut tile = [[T::ZERO; R]; TILE];
+    let mut tile = [[[T::ZERO; LANES]; TILE]; G];
     let mut start = 0;
     while start < x.len() {
         let len = (TILE - (first + start) % TILE).min(x.len() - start);
-        let tile = &mut tile[..len];
-        x.load(tile, row, start);
+        for (g, tile) in tile.iter_mut().enumerate() {
+            x.load(&mut tile[..len], row + g * LANES, start);
+        }
         entries.visit(first + start, len, |entries, each| {
-            for (x, entries) in tile.iter().zip(entries.chunks_exact(each)) {
+            for (c, entries) in entries.chunks_exact(each).enumerate().take(TILE) {
                 for &entry in entries {
                     let entry = Entry(entry);
-                    let sign = entry.sign::<T>();
-                    for (sum, &x) in sums[entry.bucket()].iter_mut().zip(x) {
+                    let (sign, bucket) = (entry.sign::<T>(), &mut sums[entry.bucket()]);
+                    // By value, so that the compiler need not fear that they overlap and adds whole vectors.
+                    let (mut sum, x): (_, [_; G]) = (*bucket, core::array::from_fn(|g| tile[g][c]));
+                    for (sum, &x) in sum.as_flattened_mut().iter_mut().zip(x.as_flattened()) {
                         *sum += sign * x;
                     }
+                    *bucket = sum;
                 }
             }
         });
         start += len;
     }
+    let scale = scale.unwrap_or(T::ONE);
+    for r in 0..G * LANES {
+        for (out, sums) in out.row_mut(row + r).iter_mut().zip(&*sums) {
+            *out = scale * sums[r / LANES][r % LANES];
+        }
+    }
+}
+
+/// One row, summed where it belongs.
+#[inline(always)]
+fn single<T: Real>(
+    sums: &mut [T],
+    x: Coordinates<'_, T>,
+    row: usize,
+    first: usize,
+    entries: &impl SjltEntries,
+    scale: Option<T>,
+) {
+    if scale.is_some() {
+        sums.fill(T::ZERO);
+    }
+    let row = x.x.row(row);
+    let mut start = 0;
+    while start < x.len() {
+        let len = (TILE - (first + start) % TILE).min(x.len() - start);
+        entries.visit(first + start, len, |entries, each| {
+            let entries = entries.chunks_exact(each);
+            let mut add = |(entries, x): (&[u32], T)| entries.iter().for_each(|&entry| Entry(entry).add(sums, x));
+            match x.indices {
+                None => entries.zip(row[start..start + len].iter().copied()).for_each(add),
+                Some(indices) => entries.zip(indices[start..start + len].iter().map(|&i| row[i])).for_each(&mut add),
+            }
+        });
+        start += len;
+    }
+    if let Some(scale) = scale {
+        crate::reduce::scale(sums, scale);
+    }
 }
 
 /// Sets `out` `[rows, coordinates]` to the transpose of `x` `[rows, buckets]`. The caller has checked the shapes.
-pub(super) fn scatter_transpose<T: Real>(mut out: MatMut<'_, T>, x: MatRef<'_, T>, entries: &impl SjltEntries, scale: T) {
+pub(super) fn scatter_transpose<T: Real>(
+    mut out: MatMut<'_, T>,
+    x: MatRef<'_, T>,
+    entries: &impl SjltEntries,
+    scale: T,
+) {
     for first in (0..entries.coordinates()).step_by(TILE) {
         let len = TILE.min(entries.coordinates() - first);
         out.for_each_row(|_, row| row[first..first + len].fill(T::ZERO));

@@ -16,9 +16,9 @@ use crate::view::{MatMut, MatRef};
 /// Slot `r` of coordinate `i` has the word `w` = element `i mod 4` of
 /// [`stream.words(i / 4, r)`](Stream::words): one Philox block for four neighbours. With the boundaries
 /// `b_r = floor(r k / s)` its bucket is `b_r + floor(w (b_(r+1) - b_r) / 2^32)`, and its sign is minus where the
-/// lowest bit of `w` is set. The slots of a coordinate are so in different buckets, and every column of `S` has norm
-/// 1. All of it is 32-bit arithmetic (see [`bucket`](crate::random::bucket) where a high word is missing), for any `p` up to `2^40` and
-/// beyond.
+/// lowest bit of `w` is set. The slots of a coordinate are so in different buckets, and every column of `S` has
+/// norm 1. All of it is 32-bit arithmetic (see [`bucket`](crate::random::bucket) where a high word is missing), for
+/// any `p` up to `2^40` and beyond.
 ///
 /// # Moments
 /// $E \langle S x, S y \rangle = \langle x, y \rangle$, and for independent coordinates
@@ -32,8 +32,8 @@ use crate::view::{MatMut, MatRef};
 /// number of rows give the same bits. An element that sums `m` coordinates is off by at most
 /// `(m + 2) u / sqrt(s) sum |x_i|` with the unit roundoff `u` of `T`, to first order.
 ///
-/// Cost for `n` rows: `n p s` additions, and `p s / 4` Philox blocks for each 16 rows. Bytes: the input and the
-/// output once. Scratch: `16 k` from 16 rows on, `4 k` from 4 on, else none.
+/// Cost for `n` rows: `n p s` additions, and `p s / 4` Philox blocks for each 8 rows. Bytes: the input and the
+/// output once. Scratch: `8 k` from 8 rows on, `4 k` from 4 on, else none.
 ///
 /// # Errors
 /// [`Error::Parameter`] from [`Sjlt::new`] unless `1 <= s <= k < 2^31`.
@@ -246,7 +246,11 @@ pub(super) fn finish<T: Real>(mut out: MatMut<'_, T>, entries: &impl SjltEntries
 
 pub(super) fn check_dim_out(dim_out: usize) -> Result<(), Error> {
     let must_be = "below 2^31, so that a bucket and a sign fit into 32 bits";
-    if dim_out <= MAX_DIM_OUT { Ok(()) } else { Err(Error::Parameter { what: "buckets", value: dim_out as f64, must_be }) }
+    if dim_out <= MAX_DIM_OUT {
+        Ok(())
+    } else {
+        Err(Error::Parameter { what: "buckets", value: dim_out as f64, must_be })
+    }
 }
 
 pub(super) fn check_index(what: &'static str, index: usize, len: usize) -> Result<(), Error> {

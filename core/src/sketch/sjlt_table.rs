@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 /// same bucket, where they add up (or cancel). The sums are those of [`Sjlt`], bit for bit, the slots of a coordinate
 /// being added in order.
 ///
-/// Cost for `n` rows: `n p s` additions. Bytes: input and output once, and `4 p s` of the table for each 16 rows.
+/// Cost for `n` rows: `n p s` additions. Bytes: input and output once, and `4 p s` of the table for each 8 rows.
 /// Scratch: as [`Sjlt`].
 ///
 /// # Errors

@@ -50,6 +50,5 @@ pub fn sketch_records<T: Real, S: LayerSketch<T> + Sync>(
         rest = after;
         tasks.push((block, record.example_range(first, len)?));
     }
-    let arch = pulp::Arch::new();
-    run(&mut states, tasks, |scratch, (out, part)| arch.dispatch(|| sketch.sketch(out, &part, scratch)))
+    run(&mut states, tasks, |scratch, (out, part)| sketch.sketch(out, &part, scratch))
 }

@@ -1,19 +1,20 @@
 use ascribe_core::linop::check_apply;
 use ascribe_core::{Error, LinOp, MatMut, MatRef, Real};
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::error::zeros;
 use crate::parallel::{Parallelism, run};
 
 /// Rows of a task: what the sparse transforms sum side by side.
-const ROWS: usize = 16;
+const ROWS: usize = 8;
 
-/// Sets each row of `out` to `op` applied to that row of `x`, 16 rows a task: a sketch, or any other operator.
+/// Sets each row of `out` to `op` applied to that row of `x`, eight rows a task: a sketch, or any other operator.
 ///
 /// The kernels of core that this compiles in, those of the sparse transforms above all, use the vectors that the
 /// processor has; their bits are those of [`LinOp::apply`] on each block alone, for any number of threads. Those of
 /// the sparse transforms and masks do not depend on the blocks either.
 ///
-/// Scratch, which is allocated: that of `op` for 16 rows, for each thread.
+/// Scratch, which is allocated: that of `op` for eight rows, for each thread.
 ///
 /// # Errors
 /// [`Error::Shape`] when a dimension does not fit, [`Error::Overflow`] when the scratch cannot be allocated; `out` is
@@ -47,6 +48,22 @@ pub fn apply_rows<T: Real, A: LinOp<T> + Sync>(
         rest = after;
         tasks.push((block, x.row_range(first, len)?));
     }
-    let arch = pulp::Arch::new();
-    run(&mut states, tasks, |scratch, (out, x)| arch.dispatch(|| op.apply(out, x, scratch)))
+    let arch = Arch::new();
+    run(&mut states, tasks, |scratch, (out, x)| arch.dispatch(Apply { op, out, x, scratch }))
+}
+
+/// An application that is compiled for each kind of vectors; a closure would not be inlined into the right one.
+struct Apply<'s, A, T> {
+    op: &'s A,
+    out: MatMut<'s, T>,
+    x: MatRef<'s, T>,
+    scratch: &'s mut [T],
+}
+
+impl<A: LinOp<T>, T: Real> WithSimd for Apply<'_, A, T> {
+    type Output = Result<(), Error>;
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        self.op.apply(self.out, self.x, self.scratch)
+    }
 }

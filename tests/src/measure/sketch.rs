@@ -4,10 +4,10 @@ use std::hint::black_box;
 
 use ascribe_core::random::Stream;
 use ascribe_core::record::LayerRecord;
-use ascribe_core::sketch::{FactGrass, Grass, Mask, MaskScale, Sjlt, SjltTable};
+use ascribe_core::sketch::{FactGrass, Grass, LoGra, Mask, MaskScale, Sjlt, SjltTable, random_projection};
 use ascribe_core::{LinOp, MatMut, MatRef, Real};
 use ascribe_solvers::parallel::Parallelism;
-use ascribe_solvers::sketch::{apply_rows, sketch_records};
+use ascribe_solvers::sketch::{apply_rows, logra_records, sketch_records};
 
 use super::{Kernel, Measured, Settings, uniform};
 use crate::Failure;
@@ -38,6 +38,15 @@ pub(super) const FACTGRASS: Kernel = Kernel {
     defaults: &[&[32, 128, 768, 128, 4096]],
     f32: fact_grass::<f32>,
     f64: fact_grass::<f64>,
+};
+
+pub(super) const LOGRA: Kernel = Kernel {
+    name: "logra",
+    about: "layer gradients projected from both sides, from records",
+    sizes: &["examples", "positions", "width", "rank"],
+    defaults: &[&[32, 128, 768, 64]],
+    f32: logra::<f32>,
+    f64: logra::<f64>,
 };
 
 /// The time of `apply` on rows of length `p`.
@@ -78,16 +87,38 @@ fn fact_grass<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured,
     let mask = |child| Mask::random(d, kept, MaskScale::None, stream.child(child));
     let sjlt = SjltTable::draw(&Sjlt::new(kept * kept, k, 1, stream.child(2))?)?;
     let sketch = FactGrass::new(mask(0)?, mask(1)?, sjlt)?;
+    let seconds = records::<T>(settings, [n, t, d, k], |out, record, par| sketch_records(out, &sketch, record, par))?;
+    let bytes = (2 * n * t * kept + n * k) * size_of::<T>() + 4 * kept * kept;
+    Ok(Measured { seconds, flops: (n * kept * kept * (2 * t + 1)) as u64, bytes: bytes as u64 })
+}
+
+fn logra<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
+    let &[n, t, d, rank] = sizes else { return fail("the table names four sizes") };
+    let stream = Stream::new(settings.seed.into(), "logra");
+    let (mut p_in, mut p_out) = (vec![T::ZERO; rank * d], vec![T::ZERO; rank * d]);
+    random_projection(MatMut::new(&mut p_in, rank, d)?, stream.child(0));
+    random_projection(MatMut::new(&mut p_out, rank, d)?, stream.child(1));
+    let sketch = LoGra::new(MatRef::new(&p_out, rank, d)?, MatRef::new(&p_in, rank, d)?)?;
+    let sizes = [n, t, d, rank * rank];
+    let seconds = records::<T>(settings, sizes, |out, record, par| logra_records(out, &sketch, record, par))?;
+    let bytes = (2 * n * t * d + 2 * rank * d + n * rank * rank) * size_of::<T>();
+    Ok(Measured { seconds, flops: (2 * n * t * rank * (2 * d + rank)) as u64, bytes: bytes as u64 })
+}
+
+/// The time of `sketch` for a record of `n` examples of `t` positions, with layers `d x d`, to rows of length `k`.
+fn records<T: Real>(
+    settings: &Settings,
+    [n, t, d, k]: [usize; 4],
+    sketch: impl Fn(MatMut<'_, T>, &LayerRecord<'_, T>, Parallelism) -> Result<(), ascribe_core::Error>,
+) -> Result<Vec<f64>, Failure> {
     let (x, delta): (Vec<T>, Vec<T>) = (uniform(settings.seed, 0, &[n, t, d])?, uniform(settings.seed, 1, &[n, t, d])?);
     let record = LayerRecord::new(n, MatRef::new(&x, n * t, d)?, MatRef::new(&delta, n * t, d)?, None, false)?;
     let mut out = uniform(settings.seed, 2, &[n, k])?;
     let parallelism = Parallelism::threads(settings.threads);
     let mut result = Ok(());
     let seconds = settings.time(|| {
-        result =
-            MatMut::new(black_box(&mut out), n, k).and_then(|out| sketch_records(out, &sketch, &record, parallelism));
+        result = MatMut::new(black_box(&mut out), n, k).and_then(|out| sketch(out, &record, parallelism));
     });
     result?;
-    let bytes = (2 * n * t * kept + n * k) * size_of::<T>() + 4 * kept * kept;
-    Ok(Measured { seconds, flops: (n * kept * kept * (2 * t + 1)) as u64, bytes: bytes as u64 })
+    Ok(seconds)
 }
