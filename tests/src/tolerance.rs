@@ -566,4 +566,62 @@ pub fn smooth_difference(h: f64, terms: usize, scale: f64) -> f64 {
 /// An element that a few correctly rounded operations made, against others: relative.
 pub fn elementwise<T: Real>(operations: usize) -> f64 {
     2.0 * gamma::<T>(operations)
+// ---- attribution methods ----
+
+/// A TracIn score of `p` coordinates in each of `checkpoints`, as `tracin_scores` documents it; one more for the oracle.
+/// `absolute` is the sum of the absolute products, weights included.
+pub fn tracin(p: usize, checkpoints: usize, eps: f64, absolute: f64) -> f64 {
+    roundings(p + 4 + checkpoints, eps) * absolute
+}
+
+/// The same of unit rows: a query is divided by its norm and multiplied with the weight, the product divided by the other
+/// norm; `absolute` is the sum of the absolute weights, by Cauchy and Schwarz.
+pub fn gradcos(p: usize, checkpoints: usize, eps: f64, absolute: f64) -> f64 {
+    roundings(p + reduce::depth(p) + 13 + checkpoints, eps) * absolute
+}
+
+/// A LESS score of `d` coordinates: [`gradcos`] with targets that are sums over `queries` in f64, in the result and in the
+/// oracle.
+pub fn less(d: usize, checkpoints: usize, queries: usize, eps: f64) -> f64 {
+    gradcos(d, checkpoints, eps, 1.0) + 2.0 * roundings(queries + d + 8, f64::EPSILON)
+}
+
+/// An influence `t^T (F + d)^-1 q` over `k` coordinates with `F` a mean over `n` rows, relative to `size`, the root of the
+/// product of what both rows have on themselves. A perturbation `E` of `F` changes it by at most
+/// `|E| / (least eigenvalue) size`, so what `E` is relative to the largest eigenvalue counts `condition` times: the sums
+/// of the Gram matrix (`n` terms, Frobenius' norm at most `k` times the largest), the decomposition, and the elimination of
+/// the oracle. A rotation is off by `gamma_k sqrt(k)` of the row, whose norm is at most `sqrt(condition)` times the root of
+/// what it has on itself; there are four at most, and an inner product.
+pub fn influence<T: Real>(n: usize, k: usize, condition: f64, size: f64) -> f64 {
+    let dim = k.max(1) as f64;
+    let backward = gamma::<f64>(n + 4) + symmetric_eigen(k) + orthogonal_factor(k, k, f64::EPSILON);
+    let rotations = 6.0 * gamma::<T>(k + 6) * dim.sqrt();
+    2.0 * (backward * dim + rotations) * condition * size
+}
+
+/// An element of a sum of products of deviations over `rows` rows in `batches`: an origin is subtracted, a batch is centred
+/// (twice `rows` terms), multiplied and summed, and merging adds a product of differences of means with a few roundings.
+/// No deviation is larger than the range of its column; `ranges` is the product of both.
+pub fn co_moment(rows: usize, batches: usize, ranges: f64) -> f64 {
+    roundings(4 * rows + 12 * batches + 16, f64::EPSILON) * rows as f64 * ranges
+}
+
+/// The contribution of a position to the product with a direction: `d_in` terms, the bias and `d_out` terms in `T`, the
+/// direction rounded once, and as much for the addition to what was there. `absolute` is `|delta|^T |V| |x|` with what was
+/// there.
+pub fn token_score<T: Real>(d_in: usize, d_out: usize, absolute: f64) -> f64 {
+    gamma::<T>(d_in + d_out + 8) * absolute
+}
+
+/// An IIF score against sums in f64: a target of `n` terms, an inner product of `p`, and the advantages, which cancel by
+/// at most `condition`, the largest of a chunk over its deviation. `absolute` is the size of the terms.
+pub fn iif<T: Real>(n: usize, p: usize, condition: f64, absolute: f64) -> f64 {
+    (gamma::<T>(n + p + 8) + gamma::<f64>(3 * n + 8) * condition) * absolute
+}
+
+/// The logarithm of odds of a class against the same from a softmax that is written out: two sums of `classes`
+/// exponentials of numbers of absolute value at most `largest`, which magnify the rounding of their arguments, and a
+/// division whose result is near 0 or 1 by at most `exp(2 largest)`.
+pub fn margin(classes: usize, largest: f64) -> f64 {
+    roundings(2 * classes + 16, f64::EPSILON) * (1.0 + largest) * (2.0 * largest).exp()
 }

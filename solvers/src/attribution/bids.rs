@@ -48,6 +48,10 @@ impl Bids {
     /// [`CoreError::NonFinite`] for NaN or infinity, [`CoreError::Overflow`] when there is no memory.
     pub fn new<T: Real>(influence: MatRef<'_, T>, par: Parallelism) -> Result<Self, Error> {
         let (rows, cols) = (influence.rows(), influence.cols());
+        if cols == 0 {
+            // No data vouch for the number of rows, so that a pass over them could take for ever.
+            return Ok(Self { rows, cols, standardized: Vec::new(), sorted: Vec::new() });
+        }
         for row in influence.row_iter() {
             check_finite("influence", row)?;
         }
@@ -84,11 +88,12 @@ impl Bids {
         if budget > rows {
             return Err(CoreError::Length { what: "rows to select from", needed: budget, got: rows }.into());
         }
-        let mut picks: Vec<usize> = Vec::with_capacity(budget);
+        let mut picks: Vec<usize> = zeros("picks", Some(budget))?;
         if cols == 0 {
-            picks.extend(0..budget);
+            picks.iter_mut().enumerate().for_each(|(i, pick)| *pick = i);
             return Ok(picks);
         }
+        picks.clear();
         let mut selected = vec![false; rows];
         let mut first = vec![0; cols];
         let (mut sums, mut means) = (vec![0.0; cols], vec![0.0; cols]);

@@ -32,7 +32,8 @@ use crate::parallel::Parallelism;
 /// ```
 ///
 /// # References
-/// Pan et al., arXiv:2502.11411, where gradients are compared after they were whitened; the shrinkage is ours.
+/// Pan et al., arXiv:2502.11411, whose second version centres and whitens representations (there named DRA); the shrinkage
+/// is ours.
 #[derive(Debug, Clone)]
 pub struct Dabuf<T> {
     mean: Vec<f64>,

@@ -117,10 +117,10 @@ pub fn token_scores<T: Real>(
 /// use ascribe_core::MatRef;
 /// use ascribe_solvers::attribution::IfGuide;
 /// let options = IfGuide { quantile: 0.5, window: 1, max_tokens: 4 };
-/// let selection = options.select(MatRef::new(&[0.0, 9.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0], 2, 4)?)?;
+/// let selection = options.select(MatRef::new(&[0.0, 8.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0], 2, 4)?)?;
 /// assert_eq!(selection.order, [1, 0]);
-/// assert_eq!(selection.mask, [false, false, false, false, false, true, true, true]); // the next span has three
-/// assert_eq!(selection.used, 3);
+/// assert_eq!(selection.mask, [false, false, false, false, true, true, true, true]); // no room for a span in document 0
+/// assert_eq!(selection.used, 4);
 /// # Ok::<(), ascribe_solvers::Error>(())
 /// ```
 ///

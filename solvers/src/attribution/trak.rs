@@ -44,7 +44,8 @@ use crate::parallel::Parallelism;
 /// kept as it is, in f64.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Trak {
-    /// `lambda`: absolute, in the units of the *sum* `Phi^T Phi`. Default 0, which needs features of full column rank.
+    /// `lambda`: absolute, in the units of the *sum* `Phi^T Phi`. Default 0, which needs features of full column rank;
+    /// rounding may hide a dependence, so give a value unless there are well more rows than features.
     pub regularization: f64,
     /// Threads; default one.
     pub parallelism: Parallelism,
