@@ -2,11 +2,14 @@
 
 mod dense;
 mod int8;
+mod layers;
 mod one_bit;
 mod panel;
+mod row_dots;
 mod rows;
 mod scorer;
 mod tile;
 
+pub use row_dots::row_dots;
 pub use rows::{Int8Rows, OneBitRows, RowSource, StoredRows};
 pub use scorer::{Scorer, Selection};

@@ -27,15 +27,15 @@ impl Dense<'_> {
 
     /// In strips of `V` vectors of queries.
     #[inline(always)]
-    fn strips<S: Simd, const V: usize>(&mut self, simd: S, strip: Strip<'_>) {
+    fn strips<S: Simd, const V: usize>(&mut self, simd: S, strip: &Strip<'_>) {
         let rows = self.x.rows();
         let mut i = 0;
         while i + TILE <= rows {
-            self.tile::<S, TILE, V>(simd, &strip, i);
+            self.tile::<S, TILE, V>(simd, strip, i);
             i += TILE;
         }
         while i < rows {
-            self.tile::<S, 1, V>(simd, &strip, i);
+            self.tile::<S, 1, V>(simd, strip, i);
             i += 1;
         }
     }
@@ -87,10 +87,10 @@ impl WithSimd for Dense<'_> {
             for offset in (0..width).step_by(vectors * S::F32_LANES) {
                 let strip = Strip { lines, width, offset, query: first + offset };
                 match vectors {
-                    1 => self.strips::<S, 1>(simd, strip),
-                    2 => self.strips::<S, 2>(simd, strip),
-                    3 => self.strips::<S, 3>(simd, strip),
-                    _ => self.strips::<S, 4>(simd, strip),
+                    1 => self.strips::<S, 1>(simd, &strip),
+                    2 => self.strips::<S, 2>(simd, &strip),
+                    3 => self.strips::<S, 3>(simd, &strip),
+                    _ => self.strips::<S, 4>(simd, &strip),
                 }
             }
         }

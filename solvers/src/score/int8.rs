@@ -31,8 +31,18 @@ pub(super) struct Int8Queries {
     codes: Panels<i16, 2>,
     /// A line a block.
     scales: Panels<f32, 1>,
-    segments: Vec<Segment>,
+    chunks: Vec<Chunk>,
     block: usize,
+}
+
+/// Segments whose pairs are made before any of them is scored.
+#[derive(Debug)]
+struct Chunk {
+    segments: Vec<Segment>,
+    /// Columns whose codes lie side by side among the pairs, and the place of the first: only a segment of odd length
+    /// leaves a gap.
+    runs: Vec<(Range<usize>, usize)>,
+    lines: Range<usize>,
 }
 
 /// Columns whose products are summed as integers: a block, or a part of a long one.
@@ -46,14 +56,19 @@ struct Segment {
 impl Int8Queries {
     pub(super) fn new(queries: MatRef<'_, f32>, block: usize) -> Result<Self, Error> {
         let cols = queries.cols();
-        let (mut segments, mut line) = (Vec::new(), 0);
+        let (mut chunks, mut line) = (Vec::<Chunk>::new(), 0);
         for start in (0..cols).step_by(block) {
             let end = cols.min(start.saturating_add(block));
             for first in (start..end).step_by(LONGEST) {
                 let columns = first..end.min(first + LONGEST);
                 let lines = line..line + columns.len().div_ceil(2);
                 line = lines.end;
-                segments.push(Segment { columns, block: start / block, lines });
+                if chunks.last().is_none_or(|chunk| lines.end > chunk.lines.start + CHUNK) {
+                    chunks.push(Chunk { segments: Vec::new(), runs: Vec::new(), lines: lines.start..lines.start });
+                }
+                if let Some(chunk) = chunks.last_mut() {
+                    chunk.push(Segment { columns, block: start / block, lines });
+                }
             }
         }
         let mut codes = Panels::zeros(line, queries.rows())?;
@@ -62,7 +77,7 @@ impl Int8Queries {
             for (b, x) in query.chunks(block).enumerate() {
                 scales.elements(b, q)[0] = scale(x);
             }
-            for Segment { columns, block, lines } in &segments {
+            for Segment { columns, block, lines } in chunks.iter().flat_map(|chunk| &chunk.segments) {
                 let scale = scales.elements(*block, q)[0];
                 for (line, pair) in lines.clone().zip(query[columns.clone()].chunks(2)) {
                     for (code, x) in codes.elements(line, q).iter_mut().zip(pair) {
@@ -73,12 +88,24 @@ impl Int8Queries {
                 }
             }
         }
-        Ok(Self { codes, scales, segments, block })
+        Ok(Self { codes, scales, chunks, block })
     }
 
     /// The length of the blocks that these queries have a scale for.
     pub(super) fn block(&self) -> usize {
         self.block
+    }
+}
+
+impl Chunk {
+    fn push(&mut self, segment: Segment) {
+        let place = 2 * (segment.lines.start - self.lines.start);
+        match self.runs.last_mut() {
+            Some((columns, first)) if *first + columns.len() == place => columns.end = segment.columns.end,
+            _ => self.runs.push((segment.columns.clone(), place)),
+        }
+        self.lines.end = segment.lines.end;
+        self.segments.push(segment);
     }
 }
 
@@ -117,36 +144,31 @@ impl Int8<'_> {
 
     #[inline(always)]
     fn chunks<L: Lanes>(mut self, lanes: L) {
-        let mut rest = self.queries.segments.as_slice();
-        while let Some(Segment { lines: Range { start, .. }, .. }) = rest.first() {
-            let len = rest.iter().take_while(|segment| segment.lines.end <= start + CHUNK).count();
-            let (segments, others) = rest.split_at(len);
-            self.chunk(lanes, segments);
-            rest = others;
+        let queries = self.queries;
+        for chunk in &queries.chunks {
+            self.chunk(lanes, chunk);
         }
     }
 
     #[inline(always)]
-    fn chunk<L: Lanes>(&mut self, lanes: L, segments: &[Segment]) {
-        let [Segment { lines: Range { start, .. }, .. }, ..] = segments else { return };
-        let lines = *start..segments[segments.len() - 1].lines.end;
-        self.pairs.resize(self.rows.codes.rows() * 2 * lines.len(), 0);
-        for (row, pairs) in self.rows.codes.row_iter().zip(self.pairs.chunks_exact_mut(2 * lines.len())) {
-            for Segment { columns, lines, .. } in segments {
-                let pairs = &mut pairs[2 * (lines.start - start)..2 * (lines.end - start)];
-                let (pairs, odd) = pairs.split_at_mut(columns.len());
-                for (pair, &code) in pairs.iter_mut().zip(&row[columns.clone()]) {
+    fn chunk<L: Lanes>(&mut self, lanes: L, chunk: &Chunk) {
+        let pitch = 2 * chunk.lines.len();
+        // Gaps between runs meet codes of zero: they may hold anything.
+        self.pairs.resize(self.rows.codes.rows() * pitch, 0);
+        for (row, pairs) in self.rows.codes.row_iter().zip(self.pairs.chunks_exact_mut(pitch)) {
+            for (columns, first) in &chunk.runs {
+                for (pair, &code) in pairs[*first..].iter_mut().zip(&row[columns.clone()]) {
                     *pair = code.into();
                 }
-                odd.fill(0);
             }
         }
         let (queries, rows) = (self.queries, self.rows.codes.rows());
         for ((first, width, codes), (.., scales)) in queries.codes.iter().zip(queries.scales.iter()) {
             let groups = if L::WIDE { width / GROUP } else { 1 };
             for offset in (0..width).step_by(groups * GROUP) {
-                for segment in segments {
-                    let strip = Strip { codes, scales, segment, chunk: &lines, width, offset, query: first + offset };
+                for segment in &chunk.segments {
+                    let strip =
+                        Strip { codes, scales, segment, chunk: &chunk.lines, width, offset, query: first + offset };
                     match groups {
                         1 => self.strip::<L, 1>(lanes, &strip, rows),
                         2 => self.strip::<L, 2>(lanes, &strip, rows),
@@ -177,6 +199,7 @@ impl Int8<'_> {
         let (pitch, first, len) = (strip.chunk.len(), lines.start - strip.chunk.start, lines.len());
         let pairs: [&[[i16; 2]]; R] =
             core::array::from_fn(|r| self.pairs[2 * ((i + r) * pitch + first)..][..2 * len].as_chunks().0);
+        let scale: [f32; R] = core::array::from_fn(|r| self.rows.scales.row(i + r)[*block]);
         let mut sums = [[lanes.zero(); G]; R];
         let codes = &strip.codes[2 * lines.start * strip.width..2 * lines.end * strip.width];
         for (p, line) in codes.chunks_exact(2 * strip.width).enumerate().take(len) {
@@ -190,12 +213,14 @@ impl Int8<'_> {
             }
         }
         let scales = &strip.scales[block * strip.width + strip.offset..][..G * GROUP];
-        for (r, sums) in sums.into_iter().enumerate() {
-            let scale = self.rows.scales.row(i + r)[*block];
-            let out = &mut self.sums[(i + r) * self.queries.codes.width() + strip.query..][..G * GROUP];
-            let both = out.as_chunks_mut::<GROUP>().0.iter_mut().zip(scales.as_chunks::<GROUP>().0);
-            for (sum, (out, scales)) in sums.into_iter().zip(both) {
-                *out = lanes.scale_add(sum, scale, *scales, *out);
+        let scales = scales.as_chunks::<GROUP>().0.as_chunks::<G>().0[0];
+        // Without an early end, so that the sums never leave the registers.
+        let stride = self.queries.codes.width();
+        for (r, (sums, scale)) in sums.into_iter().zip(scale).enumerate() {
+            let out = &mut self.sums[(i + r) * stride + strip.query..][..G * GROUP];
+            let out = &mut out.as_chunks_mut::<GROUP>().0.as_chunks_mut::<G>().0[0];
+            for ((sum, scales), out) in sums.into_iter().zip(scales).zip(out) {
+                *out = lanes.scale_add(sum, scale, scales, *out);
             }
         }
     }

@@ -139,12 +139,13 @@ impl Scorer<'_> {
         run(&mut self.workspaces(&packed)?, tasks, |space, (first, mut out)| {
             let len = out.rows();
             for_blocks(rows, first, len, self.par, |start, block| {
-                space.score(self, &packed, start, block, |i, scores| {
+                let copied = space.score(self, &packed, start, block, |i, scores| {
                     for (i, scores) in (start - first + i..).zip(scores.row_iter()) {
                         out.row_mut(i).copy_from_slice(scores);
                     }
                     Ok(())
-                })
+                });
+                Ok(copied?)
             })
         })
     }
@@ -175,10 +176,11 @@ impl Scorer<'_> {
         let mut states = spaces.map(with_selection).collect::<Result<Vec<_>, CoreError>>()?;
         run(&mut states, tasks_of(rows).collect(), |(space, own), (start, len)| {
             for_blocks(rows, start, len, self.par, |start, block| {
-                space.score(self, &packed, start, block, |i, scores| {
+                let offered = space.score(self, &packed, start, block, |i, scores| {
                     own.proponents.push_block(first + start + i, scores)?;
                     own.opponents.push_block(first + start + i, scores)
-                })
+                });
+                Ok(offered?)
             })
         })?;
         for (_, own) in &states {
@@ -187,13 +189,19 @@ impl Scorer<'_> {
         Ok(())
     }
 
-    /// Scale and offset of one row.
-    pub(super) fn adjust(&self, row: usize, scores: &mut [f32]) {
+    pub(super) fn scale(&self, row: usize, scores: &mut [f32]) {
         if let Some(scale) = self.row_scale {
-            scores.iter_mut().for_each(|score| *score *= scale[row]);
+            for score in scores {
+                *score *= scale[row];
+            }
         }
+    }
+
+    pub(super) fn offset(&self, row: usize, scores: &mut [f32]) {
         if let Some(offset) = self.row_offset {
-            scores.iter_mut().for_each(|score| *score += offset[row]);
+            for score in scores {
+                *score += offset[row];
+            }
         }
     }
 
@@ -218,7 +226,8 @@ fn tasks_of(rows: &dyn RowSource) -> impl Iterator<Item = (usize, usize)> + use<
     (0..rows).step_by(len).map(move |first| (first, len.min(rows - first)))
 }
 
-fn task_rows(rows: &dyn RowSource) -> usize {
+/// Rows of a task: of about the same work, whatever their length.
+pub(super) fn task_rows(rows: &dyn RowSource) -> usize {
     (TASK / rows.cols().max(1) / TASK_ROWS).max(1) * TASK_ROWS
 }
 
@@ -228,7 +237,7 @@ pub(super) fn for_blocks(
     first: usize,
     len: usize,
     par: Parallelism,
-    mut f: impl FnMut(usize, StoredRows<'_>) -> Result<(), CoreError>,
+    mut f: impl FnMut(usize, StoredRows<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     // The other threads are at the tasks in between.
     rows.prefetch(len.saturating_mul(par.workers()).saturating_add(first), len);

@@ -3,19 +3,20 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ascribe_core::score::{NORM_FLOOR, Similarity};
-use ascribe_core::{MatMut, MatRef, reduce};
+use ascribe_core::{MatRef, reduce};
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::dense::{CHUNK, Dense};
 use super::int8::{Int8, Int8Queries};
 use super::one_bit::{OneBit, TABLE};
 use super::panel::{Aligned, Panels};
+use super::row_dots::number_row;
 use super::rows::{StoredRows, decode_bf16, decode_f16};
 use super::scorer::Scorer;
 
 /// Rows of a tile: their sums and a chunk of their decoded columns stay in a second-level cache.
-const ROWS: usize = 24;
+const ROWS: usize = 48;
 /// Rows of signs, which share the tables.
 const SIGN_ROWS: usize = 240;
 
@@ -51,6 +52,12 @@ pub(super) fn floored_norm(row: &[f32]) -> f32 {
     if norm < floor { floor } else { norm }
 }
 
+pub(super) fn divide_by_norms(scores: &mut [f32], row: f32, queries: &[f32]) {
+    for (score, query) in scores.iter_mut().zip(queries) {
+        *score = *score / row / query;
+    }
+}
+
 /// The work space of one thread.
 pub(super) struct Workspace {
     sums: Aligned<f32>,
@@ -83,13 +90,16 @@ impl Workspace {
             for (i, scores) in self.sums.chunks_exact_mut(width).take(tile.rows()).enumerate() {
                 let scores = &mut scores[..n_query];
                 if let StoredRows::OneBit(signs) = tile {
-                    scores.iter_mut().for_each(|score| *score *= signs.scales[i]);
+                    for score in &mut *scores {
+                        *score *= signs.scales[i];
+                    }
                 }
                 if scorer.similarity == Similarity::Cosine {
-                    let norm = norm(&mut self.decoded, tile.row_range(i, 1)?)?;
-                    scores.iter_mut().zip(&queries.norms).for_each(|(score, query)| *score = *score / norm / query);
+                    let norm = floored_norm(number_row(&mut self.decoded, tile, i)?);
+                    divide_by_norms(scores, norm, &queries.norms);
                 }
-                scorer.adjust(first + start + i, scores);
+                scorer.scale(first + start + i, scores);
+                scorer.offset(first + start + i, scores);
             }
             sink(start, MatRef::with_stride(&self.sums, tile.rows(), n_query, width)?)?;
         }
@@ -137,25 +147,27 @@ pub(super) fn chunks(cols: usize) -> impl Iterator<Item = (usize, usize)> {
 fn halves<'s>(
     decoded: &'s mut Vec<f32>,
     bits: MatRef<'_, u16>,
-    decode: fn(&mut [f32], &[u16]),
+    decode: impl Fn(&mut [f32], &[u16]),
 ) -> Result<MatRef<'s, f32>, ascribe_core::Error> {
     let (rows, cols) = (bits.rows(), bits.cols());
     decoded.resize(rows * cols, 0.0);
-    // In the widest vectors that there are.
-    Arch::new().dispatch(|| {
-        for (decoded, bits) in decoded.chunks_exact_mut(cols).zip(bits.row_iter()) {
-            decode(decoded, bits);
-        }
-    });
+    Arch::new().dispatch(Decode { decoded, bits, by: decode });
     MatRef::new(decoded, rows, cols)
 }
 
-/// The norm of a single row, at least the least one that is divided by.
-fn norm(decoded: &mut Vec<f32>, row: StoredRows<'_>) -> Result<f32, ascribe_core::Error> {
-    if let StoredRows::F32(x) = row {
-        return Ok(floored_norm(x.row(0)));
+/// Decodes in the widest vectors that there are; a closure would be compiled without them.
+struct Decode<'s, F> {
+    decoded: &'s mut [f32],
+    bits: MatRef<'s, u16>,
+    by: F,
+}
+
+impl<F: Fn(&mut [f32], &[u16])> WithSimd for Decode<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (decoded, bits) in self.decoded.chunks_exact_mut(self.bits.cols()).zip(self.bits.row_iter()) {
+            (self.by)(decoded, bits);
+        }
     }
-    decoded.resize(row.cols(), 0.0);
-    row.decode(MatMut::from_row(decoded))?;
-    Ok(floored_norm(decoded))
 }
