@@ -20,8 +20,10 @@ const fn kernel(name: &'static str, about: &'static str, run: Run) -> Kernel {
 }
 
 pub(super) const F32: Kernel = kernel("score", "n stored rows times queries, the k largest of each kept", f32_rows);
-pub(super) const F16: Kernel = kernel("score:f16", "score with dtype=f16", |s, n| half_rows(s, n, StoredRows::F16));
-pub(super) const BF16: Kernel = kernel("score:bf16", "score with dtype=bf16", |s, n| half_rows(s, n, StoredRows::Bf16));
+pub(super) const F16: Kernel =
+    kernel("score:f16", "score with dtype=f16", |s, n| half_rows(s, n, |bits| StoredRows::F16(bits)));
+pub(super) const BF16: Kernel =
+    kernel("score:bf16", "score with dtype=bf16", |s, n| half_rows(s, n, |bits| StoredRows::Bf16(bits)));
 pub(super) const INT8: Kernel = kernel("score:int8", "score with dtype=int8, blocks of 64", int8_rows);
 pub(super) const ONE_BIT: Kernel = kernel("score:one_bit", "score with dtype=one_bit", one_bit_rows);
 
