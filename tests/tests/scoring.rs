@@ -453,6 +453,8 @@ fn nothing_to_score_and_what_does_not_fit() {
     assert_eq!(selected(&scorer, &none(0), MatRef::new(&[], 2, 0).unwrap(), [2, 2])[0], [vec![], vec![]]);
     // As many rows as there are numbers, of nothing.
     let endless = MatRef::<f32>::new(&[], usize::MAX, 0).unwrap();
+    let block = MatMut::new(&mut [], 0, usize::MAX).unwrap();
+    scorer.scores(block, &none(0), endless).unwrap();
     let mut best = Selection::new(2, 1, 1).unwrap();
     let core = |error: Result<(), Error>| match error {
         Err(Error::Core(error)) => error,

@@ -13,11 +13,11 @@ use pulp::{
 use super::panel::{GROUP, Panels};
 use super::rows::Int8Rows;
 
-/// The largest code of a query. Products with codes of a row fill 23 bits.
+/// The largest code of a query.
 const LARGEST: f32 = 32767.0;
-/// Columns whose products are summed as integers at most: 512 of them fill an `i32`.
+/// Columns whose products are summed as integers at most: `512 * 128 * 32767` fits into an `i32`.
 const LONGEST: usize = 512;
-/// Lines of queries that are gone through for one tile of rows after the other.
+/// Lines whose pairs are held at once.
 const CHUNK: usize = 2048;
 /// Rows of the innermost tile.
 const TILE: usize = 6;
@@ -399,5 +399,45 @@ impl Lanes for V3 {
             cast::<f32x8, _>(self.mul_add_f32x8(sum, scale, cast(out[h])))
         });
         cast(halves)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for (n, d, q, block) in [(13, 131, 70, 64), (6, 512, 64, 64), (7, 1033, 17, 700), (2, 5, 1, 1)] {
+            let codes: Vec<i8> = (0..n * d).map(|i| (i * 89 + 3) as i8).collect();
+            let scales: Vec<f32> = (0..n * d.div_ceil(block)).map(|i| (i as f32).sin().abs() / 100.0).collect();
+            let y: Vec<f32> = (0..q * d).map(|i| (i as f32 * 0.3).sin()).collect();
+            let queries = Int8Queries::new(MatRef::new(&y, q, d).unwrap(), block).unwrap();
+            let (codes, scales) = (MatRef::new(&codes, n, d), MatRef::new(&scales, n, d.div_ceil(block)));
+            let rows = Int8Rows::new(codes.unwrap(), scales.unwrap(), block).unwrap();
+            let bits = |run: fn(Int8<'_>)| {
+                let mut sums: Vec<_> = (0..n * queries.codes.width()).map(|i| (i as f32).cos()).collect();
+                run(Int8 { sums: &mut sums, rows, queries: &queries, pairs: &mut vec![7; 3] });
+                sums.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let portable = bits(|task| task.chunks(Portable));
+            assert_eq!(bits(Int8::run), portable);
+            #[cfg(target_arch = "x86_64")]
+            {
+                let vectors: [fn(Int8<'_>); 2] = [
+                    |task| match V3::try_new() {
+                        Some(simd) => simd.vectorize(Vectorized { task, simd }),
+                        None => task.run(),
+                    },
+                    |task| match V4::try_new() {
+                        Some(simd) => simd.vectorize(Vectorized { task, simd }),
+                        None => task.run(),
+                    },
+                ];
+                for run in vectors {
+                    assert_eq!(bits(run), portable);
+                }
+            }
+        }
     }
 }

@@ -97,3 +97,49 @@ impl Panels<f32, 1> {
         Ok(panels)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pulp::{Arch, Scalar, Simd, WithSimd};
+
+    use super::*;
+    use crate::score::OneBitRows;
+    use crate::score::dense::Dense;
+    use crate::score::one_bit::{OneBit, TABLE};
+
+    /// Runs a kernel in scalars and in the widest vectors there are, from the same sums on.
+    fn both(rows: usize, width: usize, run: impl Fn(&mut [f32], bool)) -> [Vec<u32>; 2] {
+        [true, false].map(|scalar| {
+            let mut sums: Vec<_> = (0..rows * width).map(|i| (i as f32).sin()).collect();
+            run(&mut sums, scalar);
+            sums.into_iter().map(f32::to_bits).collect()
+        })
+    }
+
+    fn dispatch(scalar: bool, task: impl WithSimd<Output = ()>) {
+        if scalar { Scalar.vectorize(task) } else { Arch::new().dispatch(task) }
+    }
+
+    #[test]
+    fn scalars_and_vectors_give_the_same_bits() {
+        for (rows, cols, queries) in [(13, 37, 70), (6, 256, 64), (1, 1, 1), (7, 17, 33)] {
+            let x: Vec<f32> = (0..rows * cols).map(|i| (i as f32 * 0.7).cos()).collect();
+            let y: Vec<f32> = (0..queries * cols).map(|i| (i as f32 * 0.3).sin()).collect();
+            let panels = Panels::pack(MatRef::new(&y, queries, cols).unwrap()).unwrap();
+            let x = MatRef::new(&x, rows, cols).unwrap();
+            let [scalars, vectors] = both(rows, panels.width(), |sums, scalar| {
+                dispatch(scalar, Dense { sums, x, panels: &panels, first: 0 });
+            });
+            assert_eq!(scalars, vectors);
+            let bits: Vec<u8> = (0..rows * cols.div_ceil(8)).map(|i| (i * 151 + 7) as u8).collect();
+            let bits = MatRef::new(&bits, rows, cols.div_ceil(8)).unwrap();
+            let scales = vec![1.0; rows];
+            let signs = OneBitRows::new(bits, &scales, cols).unwrap();
+            let [scalars, vectors] = both(rows, panels.width(), |sums, scalar| {
+                let table = &mut Aligned::zeros("table", Some(TABLE)).unwrap();
+                dispatch(scalar, OneBit { sums, rows: signs, panels: &panels, table });
+            });
+            assert_eq!(scalars, vectors);
+        }
+    }
+}

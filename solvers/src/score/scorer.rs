@@ -27,13 +27,13 @@ const TASK_ROWS: usize = 48;
 ///
 /// Cost: `2 N Q D` operations for `N` rows, `Q` queries and `D` columns, and one reading of the rows; those of int8 rows
 /// are on integers, those of signs one addition for four columns. The cosine reads each row twice. Work space: a packed
-/// copy of the queries, and for each thread 240 scores of each query and about 200 KiB.
+/// copy of the queries, and for each thread 240 scores of each query and about half a MiB.
 ///
 /// Error, with unit roundoff `u = 2^-24` and to first order, besides that of the format:
 /// - `f32`, f16, bf16: `(257 + ceil(D / 256)) u sum_c |x_c y_c|`.
 /// - one bit: `(6 + ceil(D / 16)) u sum_c |x_c y_c|`.
 /// - int8 with blocks of `B` columns: queries are rounded to 16-bit codes with a scale `t` for the same blocks, the
-///   largest magnitude over 32767, so `sum_c |x_c| t_c / 2`, and `(3 + ceil(D / min(B, 512)) + D / 512) u sum_c |x_c y_c|`
+///   largest magnitude over 32767, so `0.502 sum_c |x_c| t_c`, and `(3 + ceil(D / min(B, 512)) + D / 512) u sum_c |x_c y_c|`
 ///   for what follows: sums of up to 512 products are exact.
 ///   Blocks of a query whose largest magnitude is below `2^-111` count as zero.
 ///
@@ -126,7 +126,7 @@ impl Scorer<'_> {
         self.check(rows, queries)?;
         check_shape("score rows", rows.rows(), out.rows())?;
         check_shape("score columns", queries.rows(), out.cols())?;
-        if queries.rows() == 0 {
+        if queries.rows() == 0 || rows.rows() == 0 {
             return Ok(());
         }
         let packed = Queries::new(queries)?;
@@ -166,7 +166,7 @@ impl Scorer<'_> {
         self.check(rows, queries)?;
         check_shape("queries of the selection", best.n_query, queries.rows())?;
         first.checked_add(rows.rows()).ok_or(CoreError::Overflow { what: "example index" })?;
-        if queries.rows() == 0 {
+        if queries.rows() == 0 || rows.rows() == 0 {
             return Ok(());
         }
         let packed = Queries::new(queries)?;

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ascribe_core::score::{NORM_FLOOR, Similarity};
 use ascribe_core::{MatRef, reduce};
-
 use pulp::{Arch, Simd, WithSimd};
 
 use super::dense::{CHUNK, Dense};
