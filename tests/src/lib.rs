@@ -6,6 +6,7 @@ pub mod failure;
 pub mod measure;
 pub mod oracle;
 pub mod solving;
+pub mod stored;
 pub mod tolerance;
 
 pub use failure::Failure;

@@ -39,7 +39,9 @@ impl Index {
         hidden.sort_unstable();
         let position = |row: usize| row - hidden.partition_point(|h| *h < row);
         if !hidden.is_empty() {
-            by_id.iter_mut().for_each(|(_, row)| *row = position(*row));
+            for (_, row) in &mut by_id {
+                *row = position(*row);
+            }
         }
         let (mut runs, mut end) = (Vec::new(), 0);
         for (segment, ids) in segments.iter().enumerate() {

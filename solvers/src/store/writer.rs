@@ -287,8 +287,8 @@ fn encode_row(
                 half::encode_bf16(halves, row, false)?;
                 0x7F80
             };
-            // What had no finite code, or was not finite, has all bits of the exponent.
-            if halves.iter().fold(false, |bad, half| bad | (half & exponent == exponent)) {
+            // What was not finite, or is not in the format, has all bits of the exponent.
+            if halves.iter().fold(0, |largest, half| largest.max(half & 0x7FFF)) >= exponent {
                 let index = halves.iter().take_while(|half| *half & exponent != exponent).count();
                 return Err(CoreError::NonFinite { what: "row", index });
             }
