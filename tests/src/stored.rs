@@ -7,7 +7,8 @@ use std::{env, fs, process};
 use ascribe_core::quantize::{half, int8_block, one_bit};
 use ascribe_core::random::Stream;
 use ascribe_core::{MatMut, MatRef};
-use ascribe_solvers::store::{Format, Store};
+use ascribe_solvers::Error;
+use ascribe_solvers::store::{Format, Header, Store, Writer, WriterOptions};
 
 use crate::oracle::uniform;
 
@@ -80,6 +81,30 @@ pub fn through(format: Format, row: &[f32]) -> Vec<f32> {
         }
     }
     back
+}
+
+/// The batches that [`write_batches`] writes.
+pub const BATCHES: [&[u64]; 3] = [&[0, 1, 2, 3, 4, 5], &[6], &[7, 8, 9, 10]];
+
+/// The rows of [`write_batches`].
+pub const FAULT_FORMAT: Format = Format::Int8 { block: 16 };
+
+/// Their length.
+pub const FAULT_DIM: usize = 300;
+
+/// A run that the tests of faults interrupt: makes the store or goes on with it, and appends what is missing of each
+/// batch as a segment.
+///
+/// # Errors
+/// Those of the store.
+pub fn write_batches(dir: &Path, name: &str) -> Result<(), Error> {
+    Store::create(dir, &Header::new(FAULT_DIM, FAULT_FORMAT))?;
+    let mut writer = Writer::open(dir, name, WriterOptions { segment_bytes: 0, ..WriterOptions::default() })?;
+    for batch in BATCHES {
+        let ids: Vec<u64> = batch.iter().copied().filter(|&id| !writer.contains(id)).collect();
+        writer.append(&ids, MatRef::new(&rows_of(&ids, FAULT_DIM), ids.len(), FAULT_DIM)?)?;
+    }
+    writer.finish()
 }
 
 /// The rows of a store with their ids, in order, as bits: equality of all there is.

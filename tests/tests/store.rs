@@ -10,6 +10,7 @@ use ascribe_solvers::Error;
 use ascribe_solvers::parallel::Parallelism::{self, Serial};
 use ascribe_solvers::score::RowSource;
 use ascribe_solvers::store::{Fault, Format, Header, Store, Writer, WriterOptions, from_bytes};
+use ascribe_tests::skipped;
 use ascribe_tests::stored::{FORMATS, ScratchDir, contents, expected, rows_of};
 use ascribe_tests::with_eight_threads;
 use proptest::prelude::*;
@@ -327,10 +328,6 @@ fn a_segment_is_a_safetensors_file_with_the_documented_parts() {
 
     let (read, block) = from_bytes(&bytes).unwrap();
     assert_eq!((&read, block.ids), (&header, &[9, 5, 7][..]));
-    assert_eq!(
-        fault(from_bytes(&bytes[..bytes.len() - 1]).unwrap_err()),
-        fault(from_bytes(&bytes[..bytes.len() - 1]).unwrap_err())
-    );
     let mut shifted = vec![0; bytes.len() + 1];
     shifted[1..].copy_from_slice(&bytes);
     assert!(matches!(fault(from_bytes(&shifted[1..]).unwrap_err()), Fault::Format { .. }));
@@ -343,7 +340,7 @@ fn python_reads_it_with_what_the_documentation_shows() {
         Command::new(python).args(["-c", "import numpy"]).output().is_ok_and(|output| output.status.success())
     });
     let Some(python) = python else {
-        eprintln!("SKIPPED: there is no python3 with numpy");
+        skipped("there is no python3 with numpy");
         return;
     };
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../solvers/src/store.rs");
