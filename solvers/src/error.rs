@@ -77,6 +77,14 @@ pub enum Error {
         /// What is named, with the names there are.
         expected: &'static str,
     },
+    /// A store of gradients, or what it was to take up, is of no use.
+    #[cfg(feature = "store")]
+    Store {
+        /// The file or directory.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        fault: crate::store::Fault,
+    },
 }
 
 impl Error {
@@ -116,6 +124,8 @@ impl fmt::Display for Error {
                 "the dilated kernel extends over {extent} pixels, the padded image has {padded}; pad more or take a smaller kernel"
             ),
             Self::Name { expected } => write!(f, "unknown name, expected {expected}"),
+            #[cfg(feature = "store")]
+            Self::Store { path, fault } => write!(f, "{}: {fault}", path.display()),
         }
     }
 }

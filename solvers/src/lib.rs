@@ -6,7 +6,8 @@
 //!
 //! Everything is generic over `f32` and `f64`, takes and gives the views of [`ascribe_core`], and gives the same
 //! bits for any number of threads.
-#![forbid(unsafe_code)]
+// The store maps files into memory, which no safe function can do: see `store/map.rs`.
+#![cfg_attr(not(feature = "store"), forbid(unsafe_code))]
 
 pub mod attribution;
 pub mod curvature;
@@ -18,6 +19,8 @@ pub mod parallel;
 pub mod precondition;
 pub mod score;
 pub mod sketch;
+#[cfg(feature = "store")]
+pub mod store;
 pub mod train;
 
 pub use error::Error;

@@ -6,6 +6,7 @@ pub mod failure;
 pub mod measure;
 pub mod oracle;
 pub mod solving;
+pub mod stored;
 pub mod tolerance;
 
 pub use failure::Failure;
@@ -16,6 +17,12 @@ pub use failure::Failure;
 /// When the system refuses eight threads.
 pub fn with_eight_threads<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(8).build().expect("eight threads").install(f)
+}
+
+/// Says that a test cannot be run here, where the capture of a passing test's output does not hide it.
+pub fn skipped(why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// The README's examples, compiled and run with the other tests.

@@ -16,6 +16,7 @@ mod krylov;
 mod mlp;
 mod sketch;
 mod score;
+mod store;
 mod topk;
 
 use std::time::Instant;
@@ -104,6 +105,7 @@ pub const KERNELS: &[Kernel] = &[
     score::BF16,
     score::INT8,
     score::ONE_BIT,
+    store::WRITE,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
