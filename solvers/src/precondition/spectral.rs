@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
+use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, Scalar};
 
 use super::generator::{Generator, symmetrise};
 use super::growth::{check_values, grow};
@@ -114,8 +114,9 @@ impl Spectral {
     /// # Ok::<(), ascribe_solvers::Error>(())
     /// ```
     pub fn start<T: Real>(self, n: usize, value: f64) -> Result<SpectralState<T>, Error> {
-        let values = zeros("eigenvalues", Some(n))?.iter().map(|_: &f64| value).collect();
-        self.resume(identity(n)?, values)
+        // The basis first: where it fits into memory, so do the eigenvalues.
+        let basis = identity(n)?;
+        self.resume(basis, vec![value; n])
     }
 
     /// `S = B diag(d) B^T` from a basis `[n, n]`, by columns, and its eigenvalues, in any order.
@@ -288,6 +289,15 @@ impl<T: Real> SpectralState<T> {
         reconstruct(&self.basis()?, &self.values, self.options.parallelism)
     }
 
+    /// `ln det(S + damping I)`.
+    ///
+    /// # Errors
+    /// [`CoreError::Damping`] for a damping that is negative or not finite.
+    pub fn log_det(&self, damping: f64) -> Result<f64, Error> {
+        check_damping(damping)?;
+        Ok(self.values.iter().map(|d| Scalar::ln(d + damping)).sum())
+    }
+
     /// `scale S` as a block of curvature: its damped inverse, any power and any filter are operators on rows at the cost of
     /// two products with the basis, to precondition any solver.
     ///
@@ -357,6 +367,10 @@ pub(super) fn check_basis<T: Real>(basis: &[T], n: usize, par: Parallelism) -> R
 pub(super) fn check_unit(what: &'static str, value: f64) -> Result<(), CoreError> {
     let within = (0.0..=1.0).contains(&value);
     if within { Ok(()) } else { Err(CoreError::Parameter { what, value, must_be: "in 0 ..= 1" }) }
+}
+
+pub(super) fn check_damping(value: f64) -> Result<(), CoreError> {
+    if value.is_finite() && value >= 0.0 { Ok(()) } else { Err(CoreError::Damping { value }) }
 }
 
 /// Positive; infinity is allowed.
