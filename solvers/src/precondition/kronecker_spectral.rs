@@ -374,7 +374,7 @@ impl<T: Real> KroneckerState<T> {
     pub fn log_det(&self, damping: f64) -> Result<f64, Error> {
         check_damping(damping)?;
         let [d_k, d_c] = self.values();
-        Ok(d_k.iter().flat_map(|k| d_c.iter().map(|c| Scalar::ln(self.alpha * k * c + damping))).sum())
+        Ok(d_k.iter().flat_map(|k| d_c.iter().map(move |c| Scalar::ln(self.alpha * k * c + damping))).sum())
     }
 
     /// `scale S` as the block of a layer: its damped inverse, any power and any filter are operators on flat gradients, to
