@@ -91,6 +91,9 @@ pub const KERNELS: &[Kernel] = &[
     ghost::GHOST,
     ghost::FORMED,
     spectral::CAYLEY,
+    spectral::STEP,
+    spectral::KRONECKER_STEP,
+    spectral::DESCENT,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

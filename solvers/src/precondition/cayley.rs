@@ -9,12 +9,13 @@ use crate::parallel::Parallelism;
 
 /// How a basis is rotated by $\mathrm{Cay}(N) = (I + N)(I - N)^{-1}$, orthogonal for a skew `N`.
 ///
-/// | | flops for `B` `[k, n]` | distance from orthogonal |
-/// |---|---|---|
-/// | `Exact` | `2 n^3 / 3 + 2 k n^2` | rounding |
-/// | `Truncated(order)` | `2 order k n^2 + 2 (order - 1) n^3` | at most `2 s^(2^order) (1 + s) / (1 - s)`, `s` the spectral norm of `N` |
+/// | | flops for `B` `[k, n]` | distance from the map | from orthogonal |
+/// |---|---|---|---|
+/// | `Exact` | `2 n^3 / 3 + 2 k n^2` | rounding | rounding |
+/// | `Truncated(order)` | `2 (order + 1) k n^2 + 2 (order - 1) n^3` | `s^(2^order)` | `2 s^(2^order) + s^(2 2^order)` |
 ///
-/// Exact is the cheaper one on a processor; truncated is products alone and needs no factorisation.
+/// The distances are bounds of the spectral norm, `s` being that of `N`; beyond `s = 1` the series is of no use. Exact is
+/// the cheaper one on a processor; truncated is products alone and needs no factorisation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Cayley {
     /// By `Cay(N) = 2 (I - N)^-1 - I`: one LU factorisation, no product.
