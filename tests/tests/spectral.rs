@@ -295,12 +295,13 @@ fn it_searches_as_well_as_xnes() {
         let mut search = Evolution::new(n).start(&start, 1.0).unwrap();
         let mut reference = xnes::Xnes::new(&start, 1.0);
         let (mut first, mut second) = (Stream::new(seed, "ours").draws(), Stream::new(seed, "xnes").draws());
+        let mut best = [f64::INFINITY; 2];
         for _ in 0..generations {
-            search.generation(&mut first, |x| ellipsoid(x, &rotation)).unwrap();
-            reference.generation(&mut second, |x| ellipsoid(x, &rotation)).unwrap();
+            best[0] = search.generation(&mut first, |x| ellipsoid(x, &rotation)).unwrap().min(best[0]);
+            best[1] = reference.generation(&mut second, |x| ellipsoid(x, &rotation)).unwrap().min(best[1]);
         }
-        ours -= ellipsoid(search.mean(), &rotation).log10() / 5.0;
-        theirs -= ellipsoid(reference.mean(), &rotation).log10() / 5.0;
+        ours -= best[0].log10() / 5.0;
+        theirs -= best[1].log10() / 5.0;
     }
     assert!(theirs > 10.0, "xNES converged: {theirs} digits");
     assert!(ours >= 0.9 * theirs, "{ours} digits, xNES {theirs}");

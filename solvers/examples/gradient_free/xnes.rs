@@ -8,7 +8,7 @@ use ascribe_solvers::parallel::Parallelism::Serial;
 use ascribe_solvers::precondition::{Evolution, rank_utilities};
 
 /// A normal distribution with mean `mu` and covariance `A A^T`.
-pub struct Xnes {
+pub(crate) struct Xnes {
     mean: Vec<f64>,
     a: Vec<f64>,
     options: Evolution,
@@ -16,19 +16,14 @@ pub struct Xnes {
 
 impl Xnes {
     /// A search around `mean` with this standard deviation, and the step sizes of [`Evolution`].
-    pub fn new(mean: &[f64], deviation: f64) -> Self {
+    pub(crate) fn new(mean: &[f64], deviation: f64) -> Self {
         let n = mean.len();
         let a = (0..n * n).map(|k| if k % (n + 1) == 0 { deviation } else { 0.0 }).collect();
         Self { mean: mean.to_vec(), a, options: Evolution::new(n) }
     }
 
-    /// The mean.
-    pub fn mean(&self) -> &[f64] {
-        &self.mean
-    }
-
     /// A generation: `mu <- mu + A sum_k u_k z_k` and `A <- A exp(eta W / 2)`, `W = sum_k u_k (z_k z_k^T - I)`.
-    pub fn generation(&mut self, draws: &mut Draws, mut loss: impl FnMut(&[f64]) -> f64) -> Result<f64, Error> {
+    pub(crate) fn generation(&mut self, draws: &mut Draws, mut loss: impl FnMut(&[f64]) -> f64) -> Result<f64, Error> {
         let (n, Evolution { population, eta, .. }) = (self.mean.len(), self.options);
         let z: Vec<Vec<f64>> = (0..population).map(|_| (0..n).map(|_| draws.next_normal()).collect()).collect();
         let losses: Vec<f64> = z.iter().map(|z| loss(&added(&self.mean, &times(&self.a, z)))).collect();

@@ -53,10 +53,12 @@ impl BasisUpdate {
         par: Parallelism,
     ) -> Result<Vec<T>, Error> {
         let n = values.len();
-        if moment.iter().all(|&x| x == T::ZERO) {
+        let largest = moment.iter().fold(0.0_f64, |largest, x| largest.max(x.to_f64().abs()));
+        if largest == 0.0 {
             return Ok(basis.to_vec());
         }
-        let mut full = moment.to_vec();
+        // Of size 1, so that no square of the decompositions vanishes.
+        let mut full: Vec<T> = moment.iter().map(|x| T::from_f64(x.to_f64() / largest)).collect();
         mirror(&mut full, n);
         let full = MatRef::new(&full, n, n)?;
         if self == Self::QrPower {

@@ -36,9 +36,9 @@ pub(super) fn grow_together<T: Real>(values: &mut [f64], steps: &[f64], longest:
     let largest = steps.iter().fold(0.0_f64, |largest, step| largest.max(step.abs()));
     let mut share = if largest > longest { longest / largest } else { 1.0 };
     for (value, step) in values.iter().zip(steps) {
-        let room = reach::<T>() - Scalar::ln(*value) * step.signum();
+        let room = (reach::<T>() - Scalar::ln(*value) * step.signum()).max(0.0);
         if share * step.abs() > room {
-            share = (room / step.abs()).max(0.0);
+            share = room / step.abs();
         }
     }
     for (value, step) in values.iter_mut().zip(steps) {

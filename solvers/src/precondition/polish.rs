@@ -2,6 +2,7 @@
 
 use ascribe_core::{MatMut, MatRef, Real};
 
+use super::generator::mirror;
 use crate::Error;
 use crate::error::{check_finite, check_shape, zeros};
 use crate::linalg::{gram, matmul};
@@ -45,7 +46,6 @@ pub fn polish<T: Real>(mut b: MatMut<'_, T>, par: Parallelism) -> Result<f64, Er
             defect += entry.to_f64().powi(2) * if i == j { 1.0 } else { 2.0 };
             // I + (I - B^T B) / 2 less the first I, which is added below: a small defect keeps its digits.
             square[i * n + j] = -half * entry;
-            square[j * n + i] = -half * entry;
         }
     }
     let defect = defect.sqrt();
@@ -53,6 +53,7 @@ pub fn polish<T: Real>(mut b: MatMut<'_, T>, par: Parallelism) -> Result<f64, Er
     if !(defect < 1.0) {
         return Err(Error::NoConvergence { what: "repair of a basis (it is too far from orthogonal)" });
     }
+    mirror(&mut square, n);
     let square = MatRef::new(&square, n, n)?;
     matmul(MatMut::new(&mut out, n, n)?, T::ZERO, T::ONE, b.as_ref(), square, par)?;
     check_finite("basis", &out)?;
@@ -60,4 +61,12 @@ pub fn polish<T: Real>(mut b: MatMut<'_, T>, par: Parallelism) -> Result<f64, Er
         b.row_mut(i).iter_mut().zip(correction).for_each(|(b, &x)| *b += x);
     }
     Ok(defect)
+}
+
+/// Polishes until rounding is all that is left: once, as a rule.
+pub(super) fn repair<T: Real>(b: &mut [T], n: usize, par: Parallelism) -> Result<(), Error> {
+    // After a defect of this size the next one is `3 n eps / 4`.
+    let enough = (T::EPSILON.to_f64() * n as f64).sqrt();
+    while polish(MatMut::new(b, n, n)?, par)? > enough {}
+    Ok(())
 }

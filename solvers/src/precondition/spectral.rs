@@ -6,6 +6,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, Scalar};
 
 use super::generator::{Generator, symmetrise};
 use super::growth::{check_values, grow};
+use super::polish::repair;
 use super::storage::Stored;
 use super::{Cayley, Gaps, Storage, polish};
 use crate::Error;
@@ -272,7 +273,7 @@ impl<T: Real> SpectralState<T> {
         let turn = generator.fill(&mut m, par)?;
         if turn.norm > 0.0 {
             let due = options.polish_every > 0 && (self.rotations + 1).is_multiple_of(options.polish_every);
-            let turned = turn_basis(options.cayley, &self.basis()?, &m, n, due, par)?;
+            let turned = turn_basis(options.cayley, &self.basis()?, (&m, turn.norm.min(options.clip)), n, due, par)?;
             self.basis = Stored::new(options.storage, turned);
             self.rotations += 1;
         }
@@ -316,18 +317,19 @@ impl<T: Real> SpectralState<T> {
     }
 }
 
-/// `B Cay(N)`, repaired when that is due or the map is truncated.
+/// `B Cay(N)`, repaired when that is due. So are truncated maps always, and rotations so long (`length` being the norm of
+/// `N`) that the solution with `I - N` loses digits.
 pub(super) fn turn_basis<T: Real>(
     cayley: Cayley,
     basis: &[T],
-    skew: &[T],
+    (skew, length): (&[T], f64),
     n: usize,
     due: bool,
     par: Parallelism,
 ) -> Result<Vec<T>, Error> {
     let mut turned = cayley.rotated(MatRef::new(basis, n, n)?, MatRef::new(skew, n, n)?, par)?;
-    if due || cayley != Cayley::Exact {
-        polish(MatMut::new(&mut turned, n, n)?, par)?;
+    if due || cayley != Cayley::Exact || length > 1.0 {
+        repair(&mut turned, n, par)?;
     }
     Ok(turned)
 }

@@ -2,17 +2,17 @@
 
 use std::borrow::Cow;
 
+use ascribe_core::Real;
 use ascribe_core::quantize::half::{bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
-use ascribe_core::{MatMut, Real};
 
-use super::polish;
+use super::polish::repair;
 use crate::Error;
 use crate::parallel::Parallelism;
 
 /// How a preconditioner keeps its bases between steps. Arithmetic is in the type of the preconditioner always.
 ///
 /// Half precision moves each element by a relative `2^-11` (f16) or `2^-8` (bf16) at most, and every use repairs the
-/// orthogonality that this costs by one or two [polishing](super::polish()) steps, `3 n^3` flops each. A rotation of
+/// orthogonality that this costs by two or three [polishing](super::polish()) steps, `3 n^3` flops each. A rotation of
 /// less than that is rounded away: step sizes below about `1e-3` need more digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Storage {
@@ -44,16 +44,13 @@ impl<T: Real> Stored<T> {
 
     /// The columns of the `n x n` basis, orthogonal.
     pub(super) fn load(&self, n: usize, par: Parallelism) -> Result<Cow<'_, [T]>, Error> {
-        // A defect of 4e-3 becomes 1e-5 and then 1e-10; one of 5e-4 becomes 2e-7, which is f32's own.
-        let (bits, to, steps): (_, fn(u16) -> f32, _) = match self {
+        let (bits, to): (_, fn(u16) -> f32) = match self {
             Self::Full(basis) => return Ok(Cow::Borrowed(basis)),
-            Self::F16(bits) => (bits, f16_to_f32, if T::EPSILON.to_f64() < 1e-10 { 2 } else { 1 }),
-            Self::Bf16(bits) => (bits, bf16_to_f32, 2),
+            Self::F16(bits) => (bits, f16_to_f32),
+            Self::Bf16(bits) => (bits, bf16_to_f32),
         };
         let mut basis: Vec<T> = bits.iter().map(|&bits| T::from_f64(to(bits).into())).collect();
-        for _ in 0..steps {
-            polish(MatMut::new(&mut basis, n, n)?, par)?;
-        }
+        repair(&mut basis, n, par)?;
         Ok(Cow::Owned(basis))
     }
 }
