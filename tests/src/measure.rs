@@ -17,6 +17,7 @@ mod mlp;
 mod sketch;
 mod score;
 mod store;
+mod spectral;
 mod topk;
 
 use std::time::Instant;
@@ -106,6 +107,10 @@ pub const KERNELS: &[Kernel] = &[
     score::INT8,
     score::ONE_BIT,
     store::WRITE,
+    spectral::CAYLEY,
+    spectral::STEP,
+    spectral::KRONECKER_STEP,
+    spectral::DESCENT,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

@@ -657,4 +657,61 @@ fn f32_underflow() -> f64 {
 /// the score before them: relative to the sum of the magnitudes of what they are applied to.
 pub fn stored_adjustment(d: usize) -> f64 {
     gamma::<f32>(reduce::depth(d) + 1 + 2 * 4 + 2 + 2 + 1)
+// ---- spectral preconditioners ----
+
+/// Frobenius' norm of the error of Cayley's map of an `n x n` matrix of norm `norm`: the solution of a system with
+/// `I - N`, whose inverse has a norm of at most 1, by [`lu`] with right-hand sides of norm `2 sqrt(n)`.
+pub fn cayley<T: Real>(n: usize, norm: f64) -> f64 {
+    let root = (n.max(1) as f64).sqrt();
+    lu::<T>(n) * (root + norm) * 2.0 * root
+}
+
+/// Relative residual of LU with partial pivoting in Frobenius' norm: `3 gamma_n` times the growth of the elements (Higham,
+/// theorem 9.4), which is of the order of `sqrt(n)` for the matrices that occur, and `n` times between the norms.
+pub fn lu<T: Real>(n: usize) -> f64 {
+    let root = (n.max(1) as f64).sqrt();
+    3.0 * gamma::<T>(n + 4) * root * root
+}
+
+/// Frobenius' norm of the rounding of `B^T B - I` of an `n x n` basis, and of the step that repairs it: products of `n`
+/// terms with columns of norm 1, `gamma_n` an element, three of them.
+pub fn polish<T: Real>(n: usize) -> f64 {
+    3.0 * n as f64 * gamma::<T>(n + 4)
+}
+
+/// What a basis may be off from orthogonal in f32, over any number of steps: the requirement, `1e-5 sqrt(n)`. Between two
+/// repairs eight rotations add about 10 u each to a singular value.
+pub fn drift(n: usize) -> f64 {
+    1e-5 * (n as f64).sqrt()
+}
+
+/// Two steps of half the size leave a quarter of an error of second order, up to terms of the next: their ratio at a step
+/// size of 1e-3 is 4 to within `1e-3 |H|^3 / (gap^2 d)` or so, which the cases keep below a third.
+pub const SECOND_ORDER: f64 = 6.0;
+/// The least that it is: see [`SECOND_ORDER`].
+pub const SECOND_ORDER_LEAST: f64 = 2.5;
+
+/// Rounding of a step of a preconditioner whose matrices have `n` rows, against the same in dense matrices: four products,
+/// a rotation and the oracle's two, on numbers of norm `size`; generators magnify it by at most the gaps of the cases, at
+/// least a third of the eigenvalues.
+pub fn spectral_step<T: Real>(n: usize, size: f64) -> f64 {
+    16.0 * n as f64 * gamma::<T>(n + 8) * size
+}
+
+/// Sum of the logarithms of `n` eigenvalues after some steps: each exponential rounds once, by `u` and the error of its
+/// argument, which is a difference of numbers of at most 16 as a rule; the sum rounds `n` logarithms of that size.
+pub fn determinant(n: usize, steps: usize) -> f64 {
+    (steps + 1) as f64 * n as f64 * 32.0 * f64::EPSILON
+}
+
+/// Distance from the fixed point of the flip-flop equations: 1500 steps that each leave a share of 0.8 of what is missing
+/// leave rounding, which the equations magnify by the condition of the factors, below 100 for the gradients of the test.
+pub fn flip_flop(dim: usize) -> f64 {
+    100.0 * spectral_step::<f64>(dim, 1.0)
+}
+
+/// Relative error of what a stored basis of `n` columns follows: each rounding turns the vectors by up to `precision sqrt(n)`,
+/// twice what it is after a step that is smaller; in full, what 400 steps of 0.1 leave, `exp(-40)`, and f32's rounding.
+pub fn stored_basis(n: usize, precision: f64) -> f64 {
+    2.0 * precision * (n as f64).sqrt() + gamma::<f32>(64 * n)
 }

@@ -1,0 +1,219 @@
+//! What a batch says about the two factors of a layer, in the coordinates of their eigenbases.
+
+use ascribe_core::record::LayerRecord;
+use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
+
+use crate::Error;
+use crate::error::{check_finite, check_shape, zeros};
+use crate::linalg::matmul;
+use crate::parallel::Parallelism;
+
+/// The curvature of a layer, by examples.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Observation<'a, T> {
+    /// One flat gradient `[rows, cols]` a row.
+    Gradients(MatRef<'a, T>),
+    /// Inputs and output gradients.
+    Record(&'a LayerRecord<'a, T>),
+}
+
+/// The state that an observation is seen from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a, T> {
+    /// Of the rows and of the columns.
+    pub bases: [MatRef<'a, T>; 2],
+    pub values: [&'a [f64]; 2],
+    pub alpha: f64,
+    pub par: Parallelism,
+}
+
+/// In which coordinates the rows are that the factors' observations are Gram matrices of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coordinates {
+    /// Only the diagonals are wanted.
+    Diagonal,
+    /// Those of the eigenbases.
+    Eigenbasis,
+    /// Those of the weight.
+    Weight,
+}
+
+/// What is seen of the rows and of the columns.
+pub(super) struct Seen<T> {
+    /// The diagonal of `M` in the eigenbasis.
+    pub diagonals: [Vec<f64>; 2],
+    /// Rows and weights whose Gram matrix is `M`, in the coordinates asked for.
+    pub rows: Option<[Weighted<T>; 2]>,
+}
+
+pub(super) struct Weighted<T> {
+    pub rows: Vec<T>,
+    pub weights: Vec<T>,
+}
+
+impl<T: Real> Observation<'_, T> {
+    pub(super) fn see(&self, view: View<'_, T>, coordinates: Coordinates) -> Result<Seen<T>, Error> {
+        match self {
+            Self::Gradients(gradients) => see_gradients(*gradients, view, coordinates),
+            Self::Record(record) => see_record(record, view, coordinates),
+        }
+    }
+}
+
+impl<'a, T: Real> View<'a, T> {
+    fn shape(&self) -> [usize; 2] {
+        self.values.map(<[f64]>::len)
+    }
+
+    /// `1 / (length of the other side * count * alpha)`, what an entry of `M` is divided by, for the rows and columns.
+    fn scales(&self, count: usize) -> [f64; 2] {
+        let [r, c] = self.shape().map(|n| n as f64);
+        [c, r].map(|other| 1.0 / (other * count as f64 * self.alpha))
+    }
+
+    /// `x` times a basis.
+    fn rotate(&self, x: &[T], side: usize) -> Result<Vec<T>, Error> {
+        let (basis, n) = (self.bases[side], self.values[side].len());
+        let rows = x.len() / n;
+        let mut out: Vec<T> = zeros("rotated batch", Some(x.len()))?;
+        matmul(MatMut::new(&mut out, rows, n)?, T::ZERO, T::ONE, MatRef::new(x, rows, n)?, basis, self.par)?;
+        Ok(out)
+    }
+
+    /// `B_K^T G` for each of the stacked matrices.
+    fn rotate_rows(&self, x: &[T]) -> Result<Vec<T>, Error> {
+        let [r, c] = self.shape();
+        let mut out: Vec<T> = zeros("rotated batch", Some(x.len()))?;
+        for (out, x) in out.chunks_exact_mut(r * c).zip(x.chunks_exact(r * c)) {
+            let (out, x) = (MatMut::new(out, r, c)?, MatRef::new(x, r, c)?);
+            matmul(out, T::ZERO, T::ONE, self.bases[0].t(), x, self.par)?;
+        }
+        Ok(out)
+    }
+}
+
+fn see_gradients<T: Real>(
+    gradients: MatRef<'_, T>,
+    view: View<'_, T>,
+    coordinates: Coordinates,
+) -> Result<Seen<T>, Error> {
+    let [r, c] = view.shape();
+    check_shape("columns of the gradients", r * c, gradients.cols())?;
+    let m = gradients.rows();
+    if m == 0 {
+        return Err(CoreError::Empty { what: "gradients" }.into());
+    }
+    gradients.row_iter().try_for_each(|row| check_finite("gradients", row))?;
+    let copy: Vec<T>;
+    let stacked = match gradients.as_slice() {
+        Some(stacked) => stacked,
+        None => {
+            copy = gradients.row_iter().flatten().copied().collect();
+            &copy
+        }
+    };
+    let right = view.rotate(stacked, 1)?;
+    let rotated = view.rotate_rows(&right)?;
+    let scales = view.scales(m);
+    let [inverse_rows, inverse_cols] = view.values.map(|d| d.iter().map(|d| 1.0 / d).collect::<Vec<f64>>());
+    let mut diagonals = [vec![0.0; r], vec![0.0; c]];
+    let [of_rows, of_cols] = &mut diagonals;
+    let mut squares = vec![0.0; c];
+    for p in rotated.chunks_exact(r * c) {
+        for ((p, sum), &inverse) in p.chunks_exact(c).zip(&mut *of_rows).zip(&inverse_rows) {
+            for ((square, column), &p) in squares.iter_mut().zip(&mut *of_cols).zip(p) {
+                *square = p.to_f64() * p.to_f64();
+                *column += *square * inverse;
+            }
+            *sum += reduce::dot(&squares, &inverse_cols)?;
+        }
+    }
+    for (diagonal, scale) in diagonals.iter_mut().zip(scales) {
+        diagonal.iter_mut().for_each(|x| *x *= scale);
+    }
+    let weights = |inverse: &[f64], scale: f64| -> Vec<T> {
+        (0..m).flat_map(|_| inverse.iter().map(move |x| T::from_f64(x * scale))).collect()
+    };
+    let rows = match coordinates {
+        Coordinates::Diagonal => None,
+        Coordinates::Eigenbasis => Some([transposed(&rotated, r, c), rotated]),
+        Coordinates::Weight => Some([transposed(&right, r, c), view.rotate_rows(stacked)?]),
+    };
+    let rows = rows.map(|[of_rows, of_cols]| {
+        [
+            Weighted { rows: of_rows, weights: weights(&inverse_cols, scales[0]) },
+            Weighted { rows: of_cols, weights: weights(&inverse_rows, scales[1]) },
+        ]
+    });
+    Ok(Seen { diagonals, rows })
+}
+
+fn see_record<T: Real>(
+    record: &LayerRecord<'_, T>,
+    view: View<'_, T>,
+    coordinates: Coordinates,
+) -> Result<Seen<T>, Error> {
+    let [r, c] = view.shape();
+    check_shape("outputs of the layer", r, record.d_out())?;
+    check_shape("inputs of the layer, bias included", c, record.weight_cols())?;
+    if record.examples() == 0 {
+        return Err(CoreError::Empty { what: "examples" }.into());
+    }
+    let (mut inputs, mut grads): (Vec<T>, Vec<T>) = (Vec::new(), Vec::new());
+    for row in (0..record.examples()).flat_map(|example| record.runs(example)).flatten() {
+        inputs.extend_from_slice(record.inputs().row(row));
+        if record.has_bias() {
+            inputs.push(T::ONE);
+        }
+        grads.extend_from_slice(record.output_grads().row(row));
+    }
+    check_finite("inputs", &inputs)?;
+    check_finite("output gradients", &grads)?;
+    let rotated = [view.rotate(&grads, 0)?, view.rotate(&inputs, 1)?];
+    let scales = view.scales(record.examples());
+    // The rows of one side are weighted by the inverse norms of the other.
+    let weights = [1, 0].map(|other| {
+        let d = view.values[other];
+        let norm = |row: &[T]| row.iter().zip(d).fold(0.0, |sum, (x, d)| sum + x.to_f64() * x.to_f64() / d);
+        rotated[other].chunks_exact(d.len()).map(|row| norm(row) * scales[1 - other]).collect::<Vec<f64>>()
+    });
+    let diagonals = [0, 1].map(|side| {
+        let n = view.values[side].len();
+        let mut diagonal = vec![0.0; n];
+        for (row, weight) in rotated[side].chunks_exact(n).zip(&weights[side]) {
+            diagonal.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * x.to_f64() * x.to_f64());
+        }
+        diagonal
+    });
+    let rows = match coordinates {
+        Coordinates::Diagonal => None,
+        Coordinates::Eigenbasis => Some(rotated),
+        Coordinates::Weight => Some([grads, inputs]),
+    };
+    let narrow = |weights: &[f64]| weights.iter().map(|&w| T::from_f64(w)).collect();
+    let rows = rows.map(|[of_rows, of_cols]| {
+        [
+            Weighted { rows: of_rows, weights: narrow(&weights[0]) },
+            Weighted { rows: of_cols, weights: narrow(&weights[1]) },
+        ]
+    });
+    Ok(Seen { diagonals, rows })
+}
+
+/// The transposes of stacked `r x c` matrices, in tiles that stay in the cache.
+fn transposed<T: Real>(x: &[T], r: usize, c: usize) -> Vec<T> {
+    const TILE: usize = 32;
+    let mut out = vec![T::ZERO; x.len()];
+    for (out, x) in out.chunks_exact_mut(r * c).zip(x.chunks_exact(r * c)) {
+        for top in (0..r).step_by(TILE) {
+            for left in (0..c).step_by(TILE) {
+                for i in top..r.min(top + TILE) {
+                    for j in left..c.min(left + TILE) {
+                        out[j * r + i] = x[i * c + j];
+                    }
+                }
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,152 @@
+//! Spectral-factorized preconditioners: a step of the state, and the rotation in it.
+
+use std::hint::black_box;
+
+use ascribe_core::{MatMut, MatRef, Real};
+use ascribe_solvers::parallel::Parallelism;
+use ascribe_solvers::precondition::{Cayley, KroneckerDescent, KroneckerSpectral, Spectral};
+
+use super::{Kernel, Measured, Settings, uniform};
+use crate::Failure;
+use crate::failure::fail;
+
+pub(super) const CAYLEY: Kernel = Kernel {
+    name: "cayley",
+    about: "a basis times the Cayley map of a skew matrix; order 0 is the exact one",
+    sizes: &["n", "order"],
+    defaults: &[&[1024, 0]],
+    f32: cayley::<f32>,
+    f64: cayley::<f64>,
+};
+
+pub(super) const STEP: Kernel = Kernel {
+    name: "spectral_step",
+    about: "a step of a full matrix with m gradients, the repair of the basis spread over eight",
+    sizes: &["n", "m"],
+    defaults: &[&[1024, 1024]],
+    f32: step::<f32>,
+    f64: step::<f64>,
+};
+
+pub(super) const KRONECKER_STEP: Kernel = Kernel {
+    name: "kronecker_spectral_step",
+    about: "a step with one gradient, bases every so many steps, averaged over 8 times as many",
+    sizes: &["rows", "cols", "every"],
+    defaults: &[&[1024, 1024, 1], &[1024, 1024, 10]],
+    f32: kronecker_step::<f32>,
+    f64: kronecker_step::<f64>,
+};
+
+pub(super) const DESCENT: Kernel = Kernel {
+    name: "kronecker_descent_step",
+    about: "the same and the preconditioned step of the weight, as an optimizer makes it",
+    sizes: &["rows", "cols", "every"],
+    defaults: &[&[1024, 1024, 10]],
+    f32: descent::<f32>,
+    f64: descent::<f64>,
+};
+
+/// Flops of a rotation and its share of a repair.
+fn rotation_flops(n: usize) -> usize {
+    n * n * n * 8 / 3 + n * n * n * 3 / 8
+}
+
+fn step<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
+    let &[n, m] = sizes else { return fail("the table names two sizes") };
+    let g: Vec<T> = uniform(settings.seed, 0, &[m, n])?;
+    let g = MatRef::new(&g, m, n)?;
+    let mut state =
+        Spectral { parallelism: Parallelism::threads(settings.threads), ..Spectral::default() }.start(n, 0.1)?;
+    // With equal eigenvalues nothing turns.
+    state.step_gradients(g)?;
+    let mut result = Ok(());
+    let seconds = settings.time(|| {
+        for _ in 0..8 {
+            result = state.step_gradients(black_box(g)).map(|_| ());
+        }
+    });
+    result?;
+    let flops = (3 * m * n * n + rotation_flops(n)) as u64;
+    let bytes = ((m * n + 2 * n * n) * size_of::<T>()) as u64;
+    Ok(Measured { seconds: seconds.iter().map(|s| s / 8.0).collect(), flops, bytes })
+}
+
+fn kronecker_step<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
+    let &[rows, cols, every] = sizes else { return fail("the table names three sizes") };
+    let g: Vec<T> = uniform(settings.seed, 0, &[1, rows * cols])?;
+    let options = KroneckerSpectral {
+        basis_every: every,
+        parallelism: Parallelism::threads(settings.threads),
+        ..KroneckerSpectral::default()
+    };
+    let mut state = options.start(rows, cols)?;
+    state.step(MatRef::from_row(&g))?;
+    let steps = 8 * every;
+    let mut result = Ok(());
+    let seconds = settings.time(|| {
+        for _ in 0..steps {
+            result = state.step(black_box(MatRef::from_row(&g))).map(|_| ());
+        }
+    });
+    result?;
+    let flops = (kronecker_flops(rows, cols, every)) as u64;
+    let bytes = ((rows * cols + 2 * (rows * rows + cols * cols)) * size_of::<T>()) as u64;
+    Ok(Measured { seconds: seconds.iter().map(|s| s / steps as f64).collect(), flops, bytes })
+}
+
+/// The rotated gradient in each step; the two Gram matrices and rotations when the bases move.
+fn kronecker_flops(rows: usize, cols: usize, every: usize) -> usize {
+    let product = rows * cols * (rows + cols);
+    2 * product + (product + rotation_flops(rows) + rotation_flops(cols)) / every
+}
+
+fn descent<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
+    let &[rows, cols, every] = sizes else { return fail("the table names three sizes") };
+    let g: Vec<T> = uniform(settings.seed, 0, &[rows, cols])?;
+    let mut w: Vec<T> = uniform(settings.seed, 1, &[rows, cols])?;
+    let parallelism = Parallelism::threads(settings.threads);
+    let preconditioner = KroneckerSpectral { basis_every: every, parallelism, ..KroneckerSpectral::default() };
+    let mut state = KroneckerDescent { preconditioner, ..KroneckerDescent::default() }.start(rows, cols)?;
+    let g = MatRef::new(&g, rows, cols)?;
+    state.step(MatMut::new(&mut w, rows, cols)?, g)?;
+    let mut result = Ok(());
+    let seconds = settings.time(|| {
+        for _ in 0..every {
+            result = MatMut::new(&mut w, rows, cols)
+                .map_err(Into::into)
+                .and_then(|w| state.step(w, black_box(g)).map(|_| ()));
+        }
+    });
+    result?;
+    let flops = (kronecker_flops(rows, cols, every) + 4 * rows * cols * (rows + cols)) as u64;
+    let bytes = ((5 * rows * cols + 2 * (rows * rows + cols * cols)) * size_of::<T>()) as u64;
+    Ok(Measured { seconds: seconds.iter().map(|s| s / every as f64).collect(), flops, bytes })
+}
+
+fn cayley<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
+    let &[n, order] = sizes else { return fail("the table names two sizes") };
+    let (mut skew, b): (Vec<T>, Vec<T>) = (uniform(settings.seed, 0, &[n, n])?, uniform(settings.seed, 1, &[n, n])?);
+    // Frobenius' norm is one half.
+    let scale = T::from_f64(0.5 * 3.0_f64.sqrt() / n.max(1) as f64);
+    for i in 0..n {
+        skew[i * n + i] = T::ZERO;
+        for j in 0..i {
+            skew[i * n + j] *= scale;
+            skew[j * n + i] = -skew[i * n + j];
+        }
+    }
+    let (skew, b) = (MatRef::new(&skew, n, n)?, MatRef::new(&b, n, n)?);
+    let map = if order == 0 { Cayley::Exact } else { Cayley::Truncated(u32::try_from(order)?) };
+    let parallelism = Parallelism::threads(settings.threads);
+    let mut out = vec![T::ZERO; n * n];
+    let mut result = Ok(());
+    let seconds = settings.time(|| {
+        result = MatMut::new(black_box(&mut out), n, n)
+            .map_err(Into::into)
+            .and_then(|out| map.rotate(out, b, skew, parallelism));
+    });
+    result?;
+    let cube = (n * n * n) as u64;
+    let flops = if order == 0 { 8 * cube / 3 } else { 4 * order as u64 * cube };
+    Ok(Measured { seconds, flops, bytes: (3 * n * n * size_of::<T>()) as u64 })
+}
