@@ -17,18 +17,6 @@
 //! row's mean coordinate, not to its own, and such queries magnify the small ones. So divide curvature out *before*
 //! storing: one bit is for rows whitened by a square root of the inverse curvature, where its errors average out over
 //! ranks; int8, in blocks of 64, for those and for rows without strong columns; f16 or bf16 for anything else.
-//! | format | bytes a row | error of an element | Gaussian rows | heavy tails |
-//! |---|---|---|---|---|
-//! | [`half`], f16 | `2 d` | `2^-11 abs(x)` from `2^-14` to 65504 | 2e-5 | safe in range: scale or `saturate` |
-//! | [`half`], bf16 | `2 d` | `2^-8 abs(x)` | 2e-4 | safe |
-//! | [`int8_block`] | `d + 4 ceil(d / block)` | half of `max abs(x) / 127` of its block | 1e-3 | 1e-2 with blocks of 64, 5e-2 with one block |
-//! | [`one_bit`] | `ceil(d / 8) + 4` | at most the row's largest entry | ranks survive, values do not | loses the ranks too |
-//!
-//! The last two columns are relative errors of inner products of 4096 coordinates, the tails lognormal
-//! (`sigma = e^(1.5 z)` a column). An error of int8 or one bit is relative to the largest or the mean coordinate of a
-//! block, not to its own: curvature must be divided out first, or the few coordinates of large curvature decide all
-//! scales. So one bit is for rows that a square root of the inverse curvature has whitened, int8 in blocks of 64 for
-//! anything else, and f16 for what must not change visibly.
 
 pub mod half;
 pub mod int8_block;

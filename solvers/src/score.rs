@@ -13,6 +13,3 @@ mod tile;
 pub use row_dots::row_dots;
 pub use rows::{Int8Rows, OneBitRows, RowSource, StoredRows};
 pub use scorer::{Scorer, Selection};
-mod rows;
-
-pub use rows::{Int8Rows, OneBitRows, RowSource, StoredRows};

@@ -14,10 +14,10 @@ mod ghost;
 mod inverse;
 mod krylov;
 mod mlp;
-mod sketch;
 mod score;
-mod store;
+mod sketch;
 mod spectral;
+mod store;
 mod topk;
 
 use std::time::Instant;

@@ -542,6 +542,8 @@ pub fn int8_block(scale: f32) -> f64 {
 /// The mean absolute value of `cols` numbers, added in f64 and rounded to f32.
 pub fn one_bit_scale(cols: usize) -> f64 {
     f64::from(f32::EPSILON) / 2.0 + roundings(cols + 1, f64::EPSILON)
+}
+
 // ---- sparse and factorised sketches, optimizer scaling ----
 
 /// A sum of `terms` signed numbers that is multiplied by a rounded factor, as `Sjlt` documents it; the oracle adds in f64.
@@ -566,6 +568,8 @@ pub fn smooth_difference(h: f64, terms: usize, scale: f64) -> f64 {
 /// An element that a few correctly rounded operations made, against others: relative.
 pub fn elementwise<T: Real>(operations: usize) -> f64 {
     2.0 * gamma::<T>(operations)
+}
+
 // ---- attribution methods ----
 
 /// A TracIn score of `p` coordinates in each of `checkpoints`, as `tracin_scores` documents it; one more for the oracle.
@@ -624,6 +628,8 @@ pub fn iif<T: Real>(n: usize, p: usize, condition: f64, absolute: f64) -> f64 {
 /// division whose result is near 0 or 1 by at most `exp(2 largest)`.
 pub fn margin(classes: usize, largest: f64) -> f64 {
     roundings(2 * classes + 16, f64::EPSILON) * (1.0 + largest) * (2.0 * largest).exp()
+}
+
 // ---- scores of stored rows ----
 
 /// Error of a fused sum of products of `f32` rows against one in f64: the multiply-adds of a chunk of 256 columns, the
@@ -657,6 +663,8 @@ fn f32_underflow() -> f64 {
 /// the score before them: relative to the sum of the magnitudes of what they are applied to.
 pub fn stored_adjustment(d: usize) -> f64 {
     gamma::<f32>(reduce::depth(d) + 1 + 2 * 4 + 2 + 2 + 1)
+}
+
 // ---- spectral preconditioners ----
 
 /// Frobenius' norm of the error of Cayley's map of an `n x n` matrix of norm `norm`: the solution of a system with

@@ -205,7 +205,8 @@ pub(crate) fn influence(context: &Context<'_>, shortening: Shortening, length: u
     with_both(context, |train, queries, margins| {
         let (n, q, par) = (train.examples(), queries.examples(), train.parallelism());
         let sketch = shortening.sketch(train, length, Stream::new(context.options.seed, "attribute.sketch"))?;
-        let (rows, query_rows) = (sketch.of(train, matrix(&losses(train), n)?)?, sketch.of(queries, matrix(margins, q)?)?);
+        let (rows, query_rows) =
+            (sketch.of(train, matrix(&losses(train), n)?)?, sketch.of(queries, matrix(margins, q)?)?);
         let filter = Filter { damping: Damping::Relative(DAMPING), ..Filter::default() };
         let fisher = ProjectedFisher::of_rows(&rows.parts()?, &filter, par)?;
         let mut solved = vec![0.0; q * fisher.dim()];
@@ -222,7 +223,8 @@ pub(crate) fn trackstar(context: &Context<'_>, length: usize) -> Result<Attribut
     with_both(context, |train, queries, margins| {
         let (n, q, par) = (train.examples(), queries.examples(), train.parallelism());
         let sketch = Shortening::LoGra.sketch(train, length, Stream::new(context.options.seed, "attribute.sketch"))?;
-        let (rows, query_rows) = (sketch.of(train, matrix(&losses(train), n)?)?, sketch.of(queries, matrix(margins, q)?)?);
+        let (rows, query_rows) =
+            (sketch.of(train, matrix(&losses(train), n)?)?, sketch.of(queries, matrix(margins, q)?)?);
         let grams = rows.grams(par)?;
         let filter = Filter { damping: Damping::Relative(DAMPING), ..Filter::default() };
         let trackstar = TrackStar::new(&grams, None, &filter, par)?;
