@@ -1,16 +1,38 @@
 //! The best rows of a store for many queries, in one pass.
 
-use ascribe_core::rank::{Direction, Ranked, TopKPerQuery};
-use ascribe_core::score::scores;
-use ascribe_core::{MatMut, MatRef};
+use ascribe_core::MatRef;
+use ascribe_core::rank::Ranked;
 use ascribe_solvers::Error;
-use ascribe_solvers::parallel::{Parallelism, run};
-use ascribe_solvers::score::RowSource;
+use ascribe_solvers::parallel::Parallelism;
+use ascribe_solvers::score::{RowSource, Scorer, Selection, StoredRows};
 use ascribe_solvers::store::Store;
 use indicatif::ProgressBar;
 
-/// Rows that are decoded at a time: they stay in the cache while all queries are scored.
-const ROWS: usize = 128;
+/// A store that shows how far it has been read.
+struct Watched<'a> {
+    store: &'a Store,
+    bar: &'a ProgressBar,
+}
+
+impl RowSource for Watched<'_> {
+    fn rows(&self) -> usize {
+        self.store.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.store.cols()
+    }
+
+    fn block(&self, first: usize, rows: usize) -> Result<StoredRows<'_>, Error> {
+        let block = self.store.block(first, rows)?;
+        self.bar.inc(block.rows() as u64);
+        Ok(block)
+    }
+
+    fn prefetch(&self, first: usize, rows: usize) {
+        self.store.prefetch(first, rows);
+    }
+}
 
 /// For each row of `queries` the `top` positions of the store with the largest inner products.
 pub(crate) fn best_rows(
@@ -20,27 +42,7 @@ pub(crate) fn best_rows(
     par: Parallelism,
     bar: &ProgressBar,
 ) -> Result<Vec<Vec<Ranked<f32>>>, Error> {
-    let (dim, n_query) = (queries.cols(), queries.rows());
-    let new = |_| TopKPerQuery::new(n_query, top, Direction::Largest);
-    let mut selections = (0..par.workers()).map(new).collect::<Result<Vec<_>, _>>()?;
-    let tasks = (0..store.len()).step_by(32 * ROWS).collect();
-    run(&mut selections, tasks, |selection, first| {
-        let end = store.len().min(first + 32 * ROWS);
-        let (mut rows, mut products) = (vec![0.0; ROWS * dim], vec![0.0; ROWS * n_query]);
-        let mut at = first;
-        while at < end {
-            let block = store.block(at, ROWS.min(end - at))?;
-            let len = block.rows();
-            let (rows, products) = (&mut rows[..len * dim], &mut products[..len * n_query]);
-            block.decode(MatMut::new(rows, len, dim)?)?;
-            scores(MatMut::new(products, len, n_query)?, MatRef::new(rows, len, dim)?, queries)?;
-            selection.push_block(at, MatRef::new(products, len, n_query)?)?;
-            at += len;
-            bar.inc(len as u64);
-        }
-        Ok::<_, Error>(())
-    })?;
-    let mut best = TopKPerQuery::new(n_query, top, Direction::Largest)?;
-    selections.iter().try_for_each(|selection| best.merge(selection))?;
-    Ok(best.finish())
+    let mut selection = Selection::new(queries.rows(), top, 0)?;
+    Scorer { par, ..Scorer::default() }.select(&mut selection, 0, &Watched { store, bar }, queries)?;
+    Ok(selection.proponents.finish())
 }
