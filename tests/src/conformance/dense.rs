@@ -93,8 +93,8 @@ fn bf16(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
 
 fn sixteen_bits(
     inputs: &Inputs<'_>,
-    encode: fn(&mut [u16], &[f32], bool) -> Result<(), Error>,
-    decode: fn(&mut [f32], &[u16]) -> Result<(), Error>,
+    encode: impl Fn(&mut [u16], &[f32], bool) -> Result<(), Error>,
+    decode: impl Fn(&mut [f32], &[u16]) -> Result<(), Error>,
 ) -> Result<Outputs, Failure> {
     let (x, saturate) = (inputs.floats::<f32>("x")?, inputs.switch("saturate")?);
     let (mut bits, mut back) = (vec![0; x.data.len()], vec![0.0; x.data.len()]);
