@@ -47,10 +47,9 @@ fn results(input: &Input, record: &LayerRecord<'_, f32>) -> Vec<u32> {
     let scale = if input.scale { MaskScale::Unbiased } else { MaskScale::None };
     let mut all = Vec::new();
     let [outputs, inputs] = &input.kept;
-    if let (Ok(mask_out), Ok(mask_in)) = (
-        Mask::new(&outputs[..], record.d_out(), scale),
-        Mask::new(&inputs[..], record.weight_cols(), scale),
-    ) {
+    if let (Ok(mask_out), Ok(mask_in)) =
+        (Mask::new(&outputs[..], record.d_out(), scale), Mask::new(&inputs[..], record.weight_cols(), scale))
+    {
         if let Ok(sjlt) = Sjlt::new(outputs.len() * inputs.len(), k_out + 1, 1, stream) {
             let Ok(sketch) = FactGrass::new(mask_out, mask_in, sjlt) else { panic!("the shape fits") };
             all.extend(sketched(&sketch, record));
@@ -75,7 +74,17 @@ fn results(input: &Input, record: &LayerRecord<'_, f32>) -> Vec<u32> {
     let [min_active, max_active] = input.counts;
     let batch = usize::from(input.dims[0]);
     let options = SelectiveMask {
-        lambda, eps, learning_rate, temperature, cooling, stop_below, min_active, max_active, batch, epochs: 3, check_every: 2,
+        lambda,
+        eps,
+        learning_rate,
+        temperature,
+        cooling,
+        stop_below,
+        min_active,
+        max_active,
+        batch,
+        epochs: 3,
+        check_every: 2,
     };
     if let Ok(masks) = options.learn_factors(record, record, stream) {
         for (mask, dim) in masks.into_iter().zip([record.d_out(), record.weight_cols()]) {

@@ -54,7 +54,8 @@ fuzz_target!(|input: Input| {
         let (mut pieces, mut scratch) = (vec![0.0; expected.len()], vec![f32::NAN; 8 * dim_out]);
         let cut = input.first % (p + 1);
         for (first, last) in [(0, cut), (cut, p)] {
-            let (Ok(out), Ok(x)) = (MatMut::new(&mut pieces, rows, dim_out), x.block(0, rows, first, last - first)) else {
+            let (Ok(out), Ok(x)) = (MatMut::new(&mut pieces, rows, dim_out), x.block(0, rows, first, last - first))
+            else {
                 panic!("the shape fits")
             };
             assert!(table.accumulate(out, x, first, &mut scratch).is_ok());

@@ -22,12 +22,12 @@ proptest! {
         let mask = Mask::random(p, kept, scale, stream.child(0)).unwrap();
         let sjlt = Sjlt::new(kept, k, if k >= 4 { 4 } else { 1 }, stream.child(1)).unwrap();
         let grass = Grass::new(mask.clone(), sjlt).unwrap();
-        let chain = Chain::new(sjlt, &mask).unwrap();
+        let chain = Chain::new::<f32>(sjlt, &mask).unwrap();
         let x = integers.vector::<f32>(n * p);
         let x = MatRef::new(&x, n, p).unwrap();
         let expected = apply_alloc(&chain, x).unwrap();
         prop_assert_eq!(&apply_alloc(&grass, x).unwrap(), &expected);
-        let read = Grass::new(mask, SjltTable::draw(&sjlt).unwrap()).unwrap();
+        let read = Grass::new(mask.clone(), SjltTable::draw(&sjlt).unwrap()).unwrap();
         let mut out = vec![f32::NAN; n * k];
         with_eight_threads(|| apply_rows(MatMut::new(&mut out, n, k).unwrap(), &read, x, Parallelism::threads(3))).unwrap();
         prop_assert_eq!(&out, &expected);

@@ -136,7 +136,7 @@ fn random_signs_are_frozen_and_do_not_depend_on_the_shape() {
     let golden = [[0, 1, 0, 0, 1, 1, 1], [1, 1, 0, 0, 1, 1, 0]];
     for (r, bits) in golden.into_iter().enumerate() {
         for (c, bit) in [0, 1, 31, 32, 127, 128, 129].into_iter().zip(bits) {
-            assert_eq!(p[r * 130 + c], if bit == 1 { 0.5_f64.sqrt() } else { -(0.5_f64.sqrt()) }, "{r} {c}");
+            assert_eq!(p[r * 130 + c], if bit == 1 { 1.0 / 2_f64.sqrt() } else { -1.0 / 2_f64.sqrt() }, "{r} {c}");
         }
     }
     let (small, large) = (projection(4, 3), projection(16, 200));

@@ -81,7 +81,7 @@ fn the_images_are_frozen() {
     let images =
         |n, count| -> Vec<usize> { (0..count).map(|i| Permutation::new(n, stream).image(i).unwrap()).collect() };
     // From an independent implementation.
-    assert_eq!(images(10, 10), [9, 4, 5, 6, 7, 3, 2, 1, 0, 8]);
+    assert_eq!(images(10, 10), [3, 7, 6, 9, 5, 2, 1, 8, 4, 0]);
     assert_eq!(images((1 << 40) - 87, 4), [731_421_443_079, 341_256_325_717, 891_770_104_440, 1_070_188_059_118]);
     assert_eq!(images(1, 1), [0]);
 }

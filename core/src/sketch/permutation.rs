@@ -2,23 +2,22 @@ use super::sjlt::check_index;
 use crate::error::Error;
 use crate::random::Stream;
 
-/// Rounds of the network. Three make a random function of halves a random permutation to the eye; small domains,
-/// whose halves take few values, need more.
-const ROUNDS: u32 = 8;
-
 /// A random order of `0..n` of which any place can be read alone: nothing is stored.
 ///
 /// The images of `0..k` are a sample without replacement, for any `n` up to `2^64`.
 ///
 /// # The bijection
 /// With `b` the number of bits of `n - 1`, `l = floor(b / 2)` and `h = b - l`, a number of `b` bits is a low part of
-/// `l` and a high part of `h` bits. Each of eight rounds `r = 0, 1, ..` replaces the high part by its exclusive-or
-/// with the lowest `h` bits of word 0 of [`stream.words(low, r)`](Stream::words) when `r` is even, and the low part by
-/// that with the lowest `l` bits of word 0 of `stream.words(high, r)` when `r` is odd. A result that is not below `n`
-/// goes through the rounds again, until one is. Every round undoes itself, so this is a bijection of the `b` bits, and
-/// walking along its cycles makes it one of `0..n`. All of it is 32-bit arithmetic.
+/// `l` and a high part of `h` bits. Each round `r = 0, 1, ..` replaces the high part by its exclusive-or with the
+/// lowest `h` bits of word 0 of [`stream.words(low, r)`](Stream::words) when `r` is even, and the low part by that
+/// with the lowest `l` bits of word 0 of `stream.words(high, r)` when `r` is odd. A result that is not below `n` goes
+/// through the rounds again, until one is. Every round undoes itself, so this is a bijection of the numbers of `b`
+/// bits, and walking along its cycles makes it one of `0..n`. All of it is 32-bit arithmetic.
 ///
-/// Cost of an image: eight Philox blocks a walk, of which there are less than two in the mean.
+/// There are `max(8, floor(64 / max(l, 1)))` rounds: two of them fail to mix a pair of numbers with probability about
+/// `2^-l`, so that all of them leave a bias of about `2^-32`.
+///
+/// Cost of an image: one Philox block a round, eight from `n = 2^15` on, for less than two walks in the mean.
 ///
 /// # Examples
 /// ```
@@ -81,7 +80,7 @@ impl Permutation {
         let low_mask = (1_u64 << low_bits) - 1;
         let high_mask = (1_u64 << (bits - low_bits)) - 1;
         let (mut low, mut high) = (x & low_mask, x >> low_bits);
-        for round in 0..ROUNDS {
+        for round in 0..(64 / low_bits.max(1)).max(8) {
             let half = if round % 2 == 0 { low } else { high };
             let word = u64::from(self.stream.words(half, round)[0]);
             if round % 2 == 0 { high ^= word & high_mask } else { low ^= word & low_mask }
