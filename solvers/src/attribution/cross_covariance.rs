@@ -18,8 +18,8 @@ const BLOCK_LEN: usize = 1 << 22;
 /// The first row is subtracted from all others, which is exact for numbers that are close to it; each batch is
 /// centred by its own mean, and batches are merged with $C \leftarrow C + C' + \frac{K K'}{K + K'} \delta_a
 /// \delta_b^\top$, `delta` being the difference of the means. So a column that is constant has a variance of exactly
-/// 0, and batches and their order change a result by rounding only. Cost: `2 r n m` flops for `r` rows. Memory: `n m
-/// + 3 (n + m)` doubles, and at most 4 million while a batch is added, unless a single row has more.
+/// 0, and batches and their order change a result by rounding only. Cost: `2 r n m` flops for `r` rows. Memory:
+/// `n m + 3 (n + m)` doubles, and at most 4 million while a batch is added, unless a single row has more.
 ///
 /// # Examples
 /// ```
