@@ -2,9 +2,9 @@
 //!
 //! A score matrix is `[train examples, queries]`. What its sign and scale mean is part of the type that made it.
 //!
-//! Methods on rows that are ready take gradients or sketches, one matrix a layer or a checkpoint, and are prepared in the
-//! same way: statistics are accumulated over blocks of training rows, the few queries are made ready once, and the
-//! training rows stream past, each with an inner product.
+//! Methods on rows that are ready take gradients or sketches, one matrix a layer or a checkpoint, and are prepared in
+//! the same way: statistics are accumulated over blocks of training rows, the few queries are made ready once, and
+//! the training rows stream past, each with an inner product.
 //!
 //! | method | rows | what it is |
 //! |---|---|---|

@@ -6,17 +6,17 @@ use crate::Error;
 use crate::error::{check_finite, zeros};
 use crate::parallel::{Parallelism, for_each};
 
-/// The greedy selection of BIDS, prepared for any budget: influences `A` `[n, V]` of training rows on validation examples
-/// are standardised in each column, and while `S` grows the next row is
-/// $\arg\max_{i \notin S} \max_j (\tilde A_{ij} - \bar a_j)$ with `a_j` the mean of column `j` over `S`, 0 at first: the row
-/// that does most for a validation example that the selection has done little for. The smallest index at a tie.
+/// The greedy selection of BIDS, prepared for any budget: influences `A` `[n, V]` of training rows on validation
+/// examples are standardised in each column, and while `S` grows the next row is $\arg\max_{i \notin S} \max_j
+/// (\tilde A_{ij} - \bar a_j)$ with `a_j` the mean of column `j` over `S`, 0 at first: the row that does most for a
+/// validation example that the selection has done little for. The smallest index at a tie.
 ///
-/// The two maxima change places: of each column only its largest row that is not selected counts, and a pointer into the
-/// sorted column finds it. That gives the same rows as the search over all of them, for `V` operations a pick instead of
-/// `n V`. Cost: `O(n V log n)` to prepare, `O(V)` a pick. Memory: `2 n V` numbers.
+/// The two maxima change places: of each column only its largest row that is not selected counts, and a pointer into
+/// the sorted column finds it. That gives the same rows as the search over all of them, for `V` operations a pick
+/// instead of `n V`. Cost: `O(n V log n)` to prepare, `O(V)` a pick. Memory: `2 n V` numbers.
 ///
-/// A selection is the beginning of every larger one, and does not change when a column is multiplied by a positive number
-/// or shifted, beyond rounding.
+/// A selection is the beginning of every larger one, and does not change when a column is multiplied by a positive
+/// number or shifted, beyond rounding.
 ///
 /// # Examples
 /// ```
@@ -41,8 +41,8 @@ pub struct Bids {
 }
 
 impl Bids {
-    /// Standardises and sorts the columns of `influence` `[n, V]`: minus the mean, over the standard deviation with divisor
-    /// `n`, and 0 throughout where a column is constant. In f64; no finite input overflows.
+    /// Standardises and sorts the columns of `influence` `[n, V]`: minus the mean, over the standard deviation with
+    /// divisor `n`, and 0 throughout where a column is constant. In f64; no finite input overflows.
     ///
     /// # Errors
     /// [`CoreError::NonFinite`] for NaN or infinity, [`CoreError::Overflow`] when there is no memory.
@@ -122,14 +122,14 @@ impl Bids {
         Ok(picks)
     }
 
-    /// The largest gain in column `j` and the smallest row that has it, of rows by descending value of which the first is not
-    /// selected.
+    /// The largest gain in column `j` and the smallest row that has it, of rows by descending value of which the
+    /// first is not selected.
     fn largest(&self, j: usize, rows: &[usize], mean: f64, selected: &[bool]) -> (f64, usize) {
         let value = |row: usize| self.standardized[row * self.cols + j];
         let gain = value(rows[0]) - mean;
         let (mut best, mut rest) = (rows[0], rows);
-        // Smaller values may have the same gain once it is rounded. Rows of one value are in the order of their indices, so
-        // that the first counts that is not selected.
+        // Smaller values may have the same gain once it is rounded. Rows of one value are in the order of their
+        // indices, so that the first counts that is not selected.
         loop {
             let current = value(rest[0]);
             rest = &rest[rest.partition_point(|&row| value(row) >= current)..];

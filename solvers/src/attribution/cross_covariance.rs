@@ -15,11 +15,11 @@ const BLOCK_LEN: usize = 1 << 22;
 /// Means, variances and the cross-covariance `[n, m]` of `a` `[K, n]` and `b` `[K, m]`, whose rows come in batches: in
 /// f64, by updates that stay accurate on a large offset.
 ///
-/// The first row is subtracted from all others, which is exact for numbers that are close to it; each batch is centred
-/// by its own mean, and batches are merged with $C \leftarrow C + C' + \frac{K K'}{K + K'} \delta_a \delta_b^\top$, `delta`
-/// being the difference of the means. So a column that is constant has a variance of exactly 0, and batches and their
-/// order change a result by rounding only. Cost: `2 r n m` flops for `r` rows. Memory: `n m + 3 (n + m)` doubles, and at
-/// most 4 million while a batch is added, unless a single row has more.
+/// The first row is subtracted from all others, which is exact for numbers that are close to it; each batch is
+/// centred by its own mean, and batches are merged with $C \leftarrow C + C' + \frac{K K'}{K + K'} \delta_a
+/// \delta_b^\top$, `delta` being the difference of the means. So a column that is constant has a variance of exactly
+/// 0, and batches and their order change a result by rounding only. Cost: `2 r n m` flops for `r` rows. Memory:
+/// `n m + 3 (n + m)` doubles, and at most 4 million while a batch is added, unless a single row has more.
 ///
 /// # Examples
 /// ```
@@ -73,8 +73,8 @@ impl CrossCovariance {
     /// Adds rows of both sides.
     ///
     /// # Errors
-    /// A shape error; [`CoreError::NonFinite`] for NaN or infinity, or when a sum of squares overflows. Nothing is added
-    /// then.
+    /// A shape error; [`CoreError::NonFinite`] for NaN or infinity, or when a sum of squares overflows. Nothing is
+    /// added then.
     pub fn add<T: Real, U: Real>(&mut self, a: MatRef<'_, T>, b: MatRef<'_, U>, par: Parallelism) -> Result<(), Error> {
         check_shape("rows of b", a.rows(), b.rows())?;
         check_shape("columns of a", self.a.width(), a.cols())?;

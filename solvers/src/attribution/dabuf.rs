@@ -10,12 +10,13 @@ use crate::curvature::{Damping, EigenBlock, Filter};
 use crate::error::{check_shape, zeros};
 use crate::parallel::Parallelism;
 
-/// The whitening of DABUF's representations: $z = W (x - \mu)$, $W = C_s^{-1/2}$ (symmetric, ZCA),
-/// $C_s = (1 - \alpha) C + \alpha \frac{\mathrm{tr}\,C}{d} I$, with mean and covariance (divisor `n`) of the training rows.
-/// The score of two rows is the inner product of their unit vectors.
+/// The whitening of DABUF's representations: $z = W (x - \mu)$, $W = C_s^{-1/2}$ (symmetric, ZCA), $C_s = (1 -
+/// \alpha) C + \alpha \frac{\mathrm{tr}\,C}{d} I$, with mean and covariance (divisor `n`) of the training rows. The
+/// score of two rows is the inner product of their unit vectors.
 ///
 /// Training rows come in batches: [`CrossCovariance::add`] them on both sides. Where they are all the same, `W` is 0.
-/// Scores do not change under a rotation, a shift or a positive scale of the representations. Cost: `4 d^2` flops a row.
+/// Scores do not change under a rotation, a shift or a positive scale of the representations. Cost: `4 d^2` flops a
+/// row.
 ///
 /// # Examples
 /// ```
@@ -32,8 +33,8 @@ use crate::parallel::Parallelism;
 /// ```
 ///
 /// # References
-/// Pan et al., arXiv:2502.11411, whose second version centres and whitens representations (there named DRA); the shrinkage
-/// is ours.
+/// Pan et al., arXiv:2502.11411, whose second version centres and whitens representations (there named DRA); the
+/// shrinkage is ours.
 #[derive(Debug, Clone)]
 pub struct Dabuf<T> {
     mean: Vec<f64>,

@@ -8,16 +8,17 @@ use crate::error::zeros;
 
 /// How each of Daunce's models is perturbed, and the stream that the perturbations come from.
 ///
-/// Model `k` continues from the trained parameters `theta_0` on a random subset of the examples, and minimises the mean
-/// over it of `(l_i(theta) - l_i(theta_0)) - (1 + u_i) <c_i, z_i(theta) - z_i(theta_0)>`, with the outputs `z`,
-/// `c_i = dl_i/dz_i` at `theta_0`, and `u_i` uniform in `[-radius, radius)` and drawn once for each example and model. The
-/// losses of all models at training examples and queries go into a [`CrossCovariance`](super::CrossCovariance), one model a row; its
+/// Model `k` continues from the trained parameters `theta_0` on a random subset of the examples, and minimises the
+/// mean over it of `(l_i(theta) - l_i(theta_0)) - (1 + u_i) <c_i, z_i(theta) - z_i(theta_0)>`, with the outputs `z`,
+/// `c_i = dl_i/dz_i` at `theta_0`, and `u_i` uniform in `[-radius, radius)` and drawn once for each example and
+/// model. The losses of all models at training examples and queries go into a
+/// [`CrossCovariance`](super::CrossCovariance), one model a row; its
 /// [`covariance`](super::CrossCovariance::covariance) `[n, m]` are the scores, its
 /// [`correlation`](super::CrossCovariance::correlation) those of unit size.
 ///
 /// For a quadratic loss with Hessian `H` the covariance tends to $\frac{\rho^2}{3} g_i^\top H^{-1} G H^{-1} g_q$ with
-/// $G = \sum_j g_j g_j^\top$, the influence where `G` is `H`; its Monte Carlo error falls as $1/\sqrt K$, so that about
-/// a hundred models are needed.
+/// $G = \sum_j g_j g_j^\top$, the influence where `G` is `H`; its Monte Carlo error falls as $1/\sqrt K$, so that
+/// about a hundred models are needed.
 ///
 /// # Examples
 /// ```
@@ -38,8 +39,8 @@ use crate::error::zeros;
 pub struct Daunce {
     /// `rho`, the largest perturbation; default 1.
     pub radius: f64,
-    /// The share of the examples that a model continues on, in (0, 1]; default 0.3. Their number is rounded down, but at
-    /// least 1.
+    /// The share of the examples that a model continues on, in (0, 1]; default 0.3. Their number is rounded down, but
+    /// at least 1.
     pub ratio: f64,
     /// The seed; default 0.
     pub seed: u64,

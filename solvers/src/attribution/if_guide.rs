@@ -13,8 +13,8 @@ use crate::parallel::{Parallelism, run};
 /// What keeps the normalisations of the ranking finite where all documents are alike.
 const EPSILON: f64 = 1e-6;
 
-/// The direction of IF-Guide in one layer, `mean(toxic) - mean(safe)`: `out` `[dim]` from preconditioned query gradients
-/// `[_, dim]` of a cross-entropy loss.
+/// The direction of IF-Guide in one layer, `mean(toxic) - mean(safe)`: `out` `[dim]` from preconditioned query
+/// gradients `[_, dim]` of a cross-entropy loss.
 ///
 /// # Errors
 /// A shape error, [`CoreError::Empty`] when a side has no queries.
@@ -34,14 +34,14 @@ pub fn query_contrast<T: Real>(out: &mut [T], toxic: MatRef<'_, T>, safe: MatRef
     Ok(())
 }
 
-/// `out[n, t] = beta out[n, t] + delta_t^T V x_t`: what each position of a layer contributes to the inner product with the
-/// direction `V` `[d_out, weight_cols]`, flattened. `out` is `[examples, positions]`; `beta = 1` adds up layers, and a row
-/// then sums to the score of its example.
+/// `out[n, t] = beta out[n, t] + delta_t^T V x_t`: what each position of a layer contributes to the inner product
+/// with the direction `V` `[d_out, weight_cols]`, flattened. `out` is `[examples, positions]`; `beta = 1` adds up
+/// layers, and a row then sums to the score of its example.
 ///
-/// This is the part of the gradient that passes through position `t`, whose `delta_t` holds the loss of all later tokens
-/// too: it is not the gradient of the token's own loss, and only the sums over positions agree. A masked position adds 0
-/// and may hold anything. Cost: `2 d_out (d_in + 1)` flops a position. Work space: `256 d_out` numbers a thread. Error:
-/// `(d_in + d_out + 6) u |delta|^T |V| |x|` to first order.
+/// This is the part of the gradient that passes through position `t`, whose `delta_t` holds the loss of all later
+/// tokens too: it is not the gradient of the token's own loss, and only the sums over positions agree. A masked
+/// position adds 0 and may hold anything. Cost: `2 d_out (d_in + 1)` flops a position. Work space: `256 d_out`
+/// numbers a thread. Error: `(d_in + d_out + 6) u |delta|^T |V| |x|` to first order.
 ///
 /// # Errors
 /// A shape error.
@@ -110,7 +110,8 @@ pub fn token_scores<T: Real>(
 /// 3. Along that order, each token above the threshold marks itself and `window` neighbours on both sides, from left to
 ///    right, until a span would exceed `max_tokens`: there everything stops.
 ///
-/// A larger budget, or a larger window without a budget, never marks fewer tokens. Arithmetic is in f64. Cost: `O(N)` for `N` scores.
+/// A larger budget, or a larger window without a budget, never marks fewer tokens. Arithmetic is in f64. Cost: `O(N)`
+/// for `N` scores.
 ///
 /// # Examples
 /// ```
@@ -125,8 +126,8 @@ pub fn token_scores<T: Real>(
 /// ```
 ///
 /// # References
-/// IF-Guide, arXiv:2506.01790, algorithm 1. Their code gives back the first documents of its order as many as the *number*
-/// of the last document, not as its rank; here [`TokenSelection::documents`] are those that were walked.
+/// IF-Guide, arXiv:2506.01790, algorithm 1. Their code gives back the first documents of its order as many as the
+/// *number* of the last document, not as its rank; here [`TokenSelection::documents`] are those that were walked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IfGuide {
     /// Which quantile of the scores a token has to exceed, in [0, 1]; default 0.99.

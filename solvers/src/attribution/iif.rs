@@ -10,13 +10,13 @@ use crate::parallel::Parallelism;
 /// Influence of the records of one PPO round on its return, at the parameters that made the rollout:
 /// $s_i = \tilde A_i \langle \nabla \log \pi_i, \tau \rangle$ with $\tau = \frac1n \sum_j A_j \nabla \log \pi_j$.
 ///
-/// There the probability ratio is 1 and no clipping is active, so that record `i` moves the policy along
-/// $\tilde A_i \nabla \log \pi_i$: its advantage, standardised in its mini-batch, times its score function. The target is
-/// the return of the rollout under the advantages as they are. A positive record is helpful, and
-/// the scores sum to the inner product of the target with the step of the whole round.
+/// There the probability ratio is 1 and no clipping is active, so that record `i` moves the policy along $\tilde A_i
+/// \nabla \log \pi_i$: its advantage, standardised in its mini-batch, times its score function. The target is the
+/// return of the rollout under the advantages as they are. A positive record is helpful, and the scores sum to the
+/// inner product of the target with the step of the whole round.
 ///
-/// A rollout may come in blocks of whole chunks: [`target`](Self::target) adds up, and [`scores`](Self::scores) takes any
-/// rows with their advantages. Cost: `4 p` flops a record.
+/// A rollout may come in blocks of whole chunks: [`target`](Self::target) adds up, and [`scores`](Self::scores) takes
+/// any rows with their advantages. Cost: `4 p` flops a record.
 ///
 /// # Examples
 /// ```
@@ -32,8 +32,8 @@ use crate::parallel::Parallelism;
 /// ```
 ///
 /// # References
-/// IIF, arXiv:2505.19281, sections 3 and 5. Their code looks records up by their contents, so that equal ones collide; here
-/// a record is its index.
+/// IIF, arXiv:2505.19281, sections 3 and 5. Their code looks records up by their contents, so that equal ones
+/// collide; here a record is its index.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Iif {
     /// Records of a mini-batch, within which advantages are standardised; default 64.
@@ -88,7 +88,8 @@ impl Iif {
     }
 
     /// The gradient of the return, `(1/n) sum A_j g_j` `[p]`, from the advantages as they are and the score functions
-    /// `[n, p]`; of several rollouts or blocks, the mean weighted with their sizes is that of all. In the precision of `T`.
+    /// `[n, p]`; of several rollouts or blocks, the mean weighted with their sizes is that of all. In the precision
+    /// of `T`.
     ///
     /// # Errors
     /// A shape error; [`CoreError::Empty`] without records.
@@ -108,7 +109,8 @@ impl Iif {
         Ok(target)
     }
 
-    /// The score of each record, from its standardised advantage, its score function, a row of `[n, p]`, and the target.
+    /// The score of each record, from its standardised advantage, its score function, a row of `[n, p]`, and the
+    /// target.
     ///
     /// # Errors
     /// A shape error.
@@ -132,9 +134,9 @@ impl Iif {
 /// Which records of a rollout stay.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum IifFilter {
-    /// Drops this percentage of the *negative* records, the most harmful first: with `k = floor(negative percent / 100)`,
-    /// those below the `k`-th smallest score, counted from 0. Ties at that score stay, so that fewer than `k` may go. When
-    /// `k` is the number of records, all go. 12.5 in the paper's experiments on control tasks.
+    /// Drops this percentage of the *negative* records, the most harmful first: with `k = floor(negative percent /
+    /// 100)`, those below the `k`-th smallest score, counted from 0. Ties at that score stay, so that fewer than `k`
+    /// may go. When `k` is the number of records, all go. 12.5 in the paper's experiments on control tasks.
     PercentOfNegative(f64),
     /// Keeps what has a positive score, as for language models.
     Positive,

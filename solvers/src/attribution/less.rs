@@ -8,9 +8,9 @@ use crate::Error;
 use crate::error::{check_finite, check_shape, zeros};
 use crate::parallel::Parallelism;
 
-/// The validation side of LESS, prepared for any number of blocks of training rows:
-/// $s_n = \max_g \frac{1}{|g|} \sum_{q \in g} \sum_c \bar\eta_c \cos(t_{c,n}, v_{c,q})$ over the subtasks `g` of a task,
-/// with the checkpoints' learning rates normalised to $\sum_c \bar\eta_c = 1$.
+/// The validation side of LESS, prepared for any number of blocks of training rows: $s_n = \max_g \frac{1}{|g|}
+/// \sum_{q \in g} \sum_c \bar\eta_c \cos(t_{c,n}, v_{c,q})$ over the subtasks `g` of a task, with the checkpoints'
+/// learning rates normalised to $\sum_c \bar\eta_c = 1$.
 ///
 /// A cosine is linear in the unit vector of the query, so those of a subtask are averaged once: a training row costs
 /// `2 d` flops a *subtask* and checkpoint, however many queries there are. Subtasks may have different sizes.
@@ -95,8 +95,8 @@ impl<T: Real> Less<T> {
         Ok(Self { targets, widths, subtasks })
     }
 
-    /// Mean cosines `[n, subtasks]` of a block of training features, `train[c]` `[n, d_c]`. NaN and infinity pass on to
-    /// the scores of their row.
+    /// Mean cosines `[n, subtasks]` of a block of training features, `train[c]` `[n, d_c]`. NaN and infinity pass on
+    /// to the scores of their row.
     ///
     /// # Errors
     /// A shape error.
@@ -116,8 +116,8 @@ impl<T: Real> Less<T> {
     }
 }
 
-/// The largest score of each row of `[n, subtasks]`: an example is worth what it is worth to the subtask it helps most.
-/// NaN when one of them is.
+/// The largest score of each row of `[n, subtasks]`: an example is worth what it is worth to the subtask it helps
+/// most. NaN when one of them is.
 ///
 /// # Errors
 /// [`CoreError::Empty`] without subtasks.

@@ -5,8 +5,8 @@ use ascribe_core::{MatMut, MatRef, Real};
 use crate::Error;
 use crate::error::{check_finite, check_shape};
 
-/// The margin $f = \ln \frac{p}{1-p} = z_y - \mathrm{logsumexp}_{c \ne y} z_c$ of one example's outputs `z`, `p` being the
-/// probability that their softmax gives to class `y`.
+/// The margin $f = \ln \frac{p}{1-p} = z_y - \mathrm{logsumexp}_{c \ne y} z_c$ of one example's outputs `z`, `p`
+/// being the probability that their softmax gives to class `y`.
 ///
 /// Computed from the second form, which neither overflows nor loses digits when `p` is near 0 or 1.
 ///
@@ -34,8 +34,8 @@ pub fn margin<T: Real>(z: &[T], y: usize) -> Result<T, Error> {
     Ok(z[y] - top - sum.ln())
 }
 
-/// The gradients of the margins in the outputs, one example a row of `out` and `outputs` `[n, classes]`: 1 for the right
-/// class `labels[n]`, and minus the softmax over the others.
+/// The gradients of the margins in the outputs, one example a row of `out` and `outputs` `[n, classes]`: 1 for the
+/// right class `labels[n]`, and minus the softmax over the others.
 ///
 /// A network takes them back to its parameters, by
 /// [`Linearized::per_example_pullback`](crate::network::Linearized::per_example_pullback) for ours.

@@ -20,9 +20,9 @@ const ROWS: [&str; 3] = ["layers", "gradient rows", "gradient columns"];
 /// sketch alone. A relative damping is that of each layer by itself, so that a layer's scores do not depend on the
 /// scale of its sketch or of the loss, and a layer without gradients contributes 0.
 ///
-/// Rows of gradients are given as one matrix `[rows, k_l]` a layer (blocks of columns, if they are stored side by side)
-/// and come out side by side, `[rows, dim]`. The way with the fewest operations: accumulate a [`Gram`] a layer over the
-/// training rows, [`precondition`](Self::precondition) the queries, and let the training rows stream past by
+/// Rows of gradients are given as one matrix `[rows, k_l]` a layer (blocks of columns, if they are stored side by
+/// side) and come out side by side, `[rows, dim]`. The way with the fewest operations: accumulate a [`Gram`] a layer
+/// over the training rows, [`precondition`](Self::precondition) the queries, and let the training rows stream past by
 /// [`scores`](Self::scores), or any plain inner product. What the scores are divided by is in
 /// [`Normalization`](super::Normalization).
 ///
@@ -150,9 +150,9 @@ impl<T: Real> ProjectedFisher<T> {
         Ok(())
     }
 
-    /// Coordinates whose inner products are the scores: $f(\Lambda)^{1/2} Q^\top g$ for each row, `out` `[rows, dim]`,
-    /// with `F = Q Lambda Q^T`. That is $f(F)^{1/2} g$ turned by `Q^T`, which no inner product sees, in half the flops;
-    /// the squared norm is the self-influence.
+    /// Coordinates whose inner products are the scores: $f(\Lambda)^{1/2} Q^\top g$ for each row, `out` `[rows,
+    /// dim]`, with `F = Q Lambda Q^T`. That is $f(F)^{1/2} g$ turned by `Q^T`, which no inner product sees, in half
+    /// the flops; the squared norm is the self-influence.
     ///
     /// # Errors
     /// A shape error.
@@ -167,8 +167,8 @@ impl<T: Real> ProjectedFisher<T> {
         Ok(())
     }
 
-    /// `out[n, q] = sum_l <train_l[n], solved_l[q]>`, `[n, m]`: the scores of a block of training rows for queries that
-    /// are preconditioned, `[m, dim]`. Positive where the plain inner product is; no sign is flipped.
+    /// `out[n, q] = sum_l <train_l[n], solved_l[q]>`, `[n, m]`: the scores of a block of training rows for queries
+    /// that are preconditioned, `[m, dim]`. Positive where the plain inner product is; no sign is flipped.
     ///
     /// Cost: `2 n m dim` flops.
     ///

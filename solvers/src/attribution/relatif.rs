@@ -8,8 +8,8 @@ use crate::error::check_shape;
 
 /// How the influence `I` `[n, m]` of training rows on queries is made comparable between examples.
 ///
-/// Influence is proportional to the size of the training gradient, so that the same few examples with large losses come
-/// first for every query. Denominators are at least 1e-12: what has no influence on itself scores 0.
+/// Influence is proportional to the size of the training gradient, so that the same few examples with large losses
+/// come first for every query. Denominators are at least 1e-12: what has no influence on itself scores 0.
 ///
 /// | variant | score | reference |
 /// |---|---|---|

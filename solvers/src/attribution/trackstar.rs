@@ -57,10 +57,10 @@ pub fn mixing_weight<V: AsRef<[f64]>>(query: &[V], train: &[V], components: usiz
     Ok(if sum > 0.0 { 0.5 * train / sum } else { FALLBACK })
 }
 
-/// TrackStar on gradients that are corrected by the optimiser's second moments and sketched: with
-/// $R_l = \lambda R^q_l + (1 - \lambda) R^t_l$ for each block, uncentred means of `g g^T` over queries and training rows,
-/// $s_{nq} = \langle \mathrm{unit}(R^{-1/2} t_n), \mathrm{unit}(R^{-1/2} q_m) \rangle$, the norm being that of all blocks
-/// side by side.
+/// TrackStar on gradients that are corrected by the optimiser's second moments and sketched: with $R_l = \lambda
+/// R^q_l + (1 - \lambda) R^t_l$ for each block, uncentred means of `g g^T` over queries and training rows, $s_{nq} =
+/// \langle \mathrm{unit}(R^{-1/2} t_n), \mathrm{unit}(R^{-1/2} q_m) \rangle$, the norm being that of all blocks side
+/// by side.
 ///
 /// A score is in [-1, 1], 1 of a row with itself, symmetric, and does not depend on the scale of an example's gradient
 /// nor, with a relative damping, on that of a block. An example without gradient scores 0. Cost: `2 sum d_l^2` flops a

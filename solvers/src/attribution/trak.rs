@@ -63,8 +63,8 @@ impl Trak {
     ///
     /// # Errors
     /// [`CoreError::Damping`] for a regularisation that is negative or not finite; [`CoreError::Empty`] without
-    /// checkpoints; [`Error::Block`] with the checkpoint's name around [`Error::NotPositiveDefinite`] when features are
-    /// linearly dependent and the regularisation is too small.
+    /// checkpoints; [`Error::Block`] with the checkpoint's name around [`Error::NotPositiveDefinite`] when features
+    /// are linearly dependent and the regularisation is too small.
     pub fn prepare<S: Real>(&self, grams: &[Gram<S>]) -> Result<TrakEnsemble, Error> {
         let lambda = self.regularization;
         if !(lambda.is_finite() && lambda >= 0.0) {
