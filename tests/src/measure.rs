@@ -290,6 +290,15 @@ mod tests {
     }
 
     #[test]
+    fn a_storage_format_names_a_kernel_of_its_own() {
+        let keys = ["n=6".to_owned(), "d=5".to_owned(), "dtype=int8".to_owned(), "runs=1".to_owned()];
+        let mut lines = Vec::new();
+        run(&[&["score".to_owned()], keys.as_slice()].concat(), |line| lines.push(line.to_owned())).unwrap();
+        assert!(lines[0].starts_with(r#"{"kernel":"score","dtype":"int8","#), "{}", lines[0]);
+        assert!(run(&["gemm".to_owned(), "dtype=int8".to_owned()], |_| ()).is_err());
+    }
+
+    #[test]
     fn wrong_keys_and_values_are_errors() {
         for wrong in ["m", "k=1", "m=0", "m=-1", "m=x", "dtype=f16", "runs=0", "threads=0", "seed=4294967296"] {
             assert!(parsed(&[wrong]).is_err(), "{wrong}");

@@ -479,7 +479,7 @@ fn nothing_to_score_and_what_does_not_fit() {
     let block = MatMut::new(&mut out, 4, 2).unwrap();
     let outside = CoreError::Index { what: "end of a layer", index: 4, len: 3 };
     assert_eq!(core(scorer.layer_scores(block, &train, &[0, 1], query, &layers)), outside);
-    let block = MatMut::new(&mut out, 2, 2).unwrap();
+    let block = MatMut::new(&mut out[..4], 2, 2).unwrap();
     let outside = CoreError::Index { what: "chosen row", index: 4, len: 4 };
     assert_eq!(core(scorer.layer_scores(block, &train, &[4], query, &layers)), outside);
     assert_eq!(core(row_dots(&mut out, &train, &query, Parallelism::Serial)), shape("b rows", 4, 2));

@@ -422,6 +422,10 @@ mod tests {
             };
             let portable = bits(|task| task.chunks(Portable));
             assert_eq!(bits(|task| task.run()), portable);
+            let chosen = bits(|task| {
+                task.run();
+            });
+            assert_eq!(chosen, portable);
             #[cfg(target_arch = "x86_64")]
             {
                 let vectors: [fn(Int8<'_>); 2] = [

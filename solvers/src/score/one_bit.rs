@@ -32,7 +32,9 @@ impl OneBit<'_> {
         for (chunk, lines) in lines.chunks(CHUNK * width).enumerate() {
             let nibbles = lines.len().div_ceil(4 * width);
             for (table, lines) in self.table.chunks_exact_mut(16 * span).zip(lines.chunks(4 * width)) {
-                let line = |c: usize| lines.get(c * width + offset..).map(|line| S::as_simd_f32s(&line[..span]).0);
+                let line = |c: usize| {
+                    lines.get(c * width + offset..c * width + offset + span).map(|line| S::as_simd_f32s(line).0)
+                };
                 for v in 0..V {
                     let [a, b, c, d] = [0, 1, 2, 3].map(|c| line(c).map_or(simd.splat_f32s(0.0), |line| line[v]));
                     let signed = |a, b| {

@@ -20,10 +20,8 @@ const fn kernel(name: &'static str, about: &'static str, run: Run) -> Kernel {
 }
 
 pub(super) const F32: Kernel = kernel("score", "n stored rows times queries, the k largest of each kept", f32_rows);
-pub(super) const F16: Kernel =
-    kernel("score:f16", "score with dtype=f16", |s, n| half_rows(s, n, |bits| StoredRows::F16(bits)));
-pub(super) const BF16: Kernel =
-    kernel("score:bf16", "score with dtype=bf16", |s, n| half_rows(s, n, |bits| StoredRows::Bf16(bits)));
+pub(super) const F16: Kernel = kernel("score:f16", "score with dtype=f16", |s, n| half_rows(s, n, false));
+pub(super) const BF16: Kernel = kernel("score:bf16", "score with dtype=bf16", |s, n| half_rows(s, n, true));
 pub(super) const INT8: Kernel = kernel("score:int8", "score with dtype=int8, blocks of 64", int8_rows);
 pub(super) const ONE_BIT: Kernel = kernel("score:one_bit", "score with dtype=one_bit", one_bit_rows);
 
@@ -32,14 +30,11 @@ fn f32_rows(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
     run(settings, sizes, StoredRows::F32(MatRef::new(&data, sizes[0], sizes[1])?), 4 * data.len())
 }
 
-fn half_rows(
-    settings: &Settings,
-    sizes: &[usize],
-    format: for<'a> fn(MatRef<'a, u16>) -> StoredRows<'a>,
-) -> Result<Measured, Failure> {
+fn half_rows(settings: &Settings, sizes: &[usize], brain: bool) -> Result<Measured, Failure> {
     // Without the highest bit of the exponent, every pattern is finite in both formats.
     let data = patterns(settings.seed, sizes[0], sizes[1], |bits| bits as u16 & 0xbfff)?;
-    run(settings, sizes, format(MatRef::new(&data, sizes[0], sizes[1])?), 2 * data.len())
+    let bits = MatRef::new(&data, sizes[0], sizes[1])?;
+    run(settings, sizes, if brain { StoredRows::Bf16(bits) } else { StoredRows::F16(bits) }, 2 * data.len())
 }
 
 fn int8_rows(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
