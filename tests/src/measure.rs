@@ -13,6 +13,7 @@ mod ghost;
 mod inverse;
 mod krylov;
 mod mlp;
+mod optimizer;
 mod topk;
 
 use std::time::Instant;
@@ -89,6 +90,9 @@ pub const KERNELS: &[Kernel] = &[
     astra::PCG,
     ghost::GHOST,
     ghost::FORMED,
+    optimizer::SHAMPOO,
+    optimizer::SOAP,
+    optimizer::ROOT,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

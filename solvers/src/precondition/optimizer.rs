@@ -134,6 +134,13 @@ pub trait Optimizer<T: Real> {
     /// the step would leave the finite numbers of `T`. Parameters and state are untouched then.
     fn step(&mut self, params: &mut [T], gradients: &[T]) -> Result<(), Error>;
 
+    /// Writes the parameters of the model to evaluate, to ship and to attribute to `out`: `params`, unless the optimizer
+    /// averages them ([`ScheduleFreeAdamW`](super::ScheduleFreeAdamW)).
+    ///
+    /// # Errors
+    /// A shape error; [`CoreError::NonFinite`] for NaN or infinity in `params`.
+    fn model(&self, out: &mut [T], params: &[T]) -> Result<(), Error>;
+
     /// The state as a safetensors file, without the options: what [`Optimizer::load`] goes on from bit for bit.
     ///
     /// # Errors
@@ -188,6 +195,15 @@ pub(super) trait State<T: Real>: Clone {
 
     /// Everything that changes from step to step, by name.
     fn fields(&mut self) -> Vec<(String, Field<'_, T>)>;
+
+    /// [`Optimizer::model`].
+    fn model(&self, out: &mut [T], params: &[T]) -> Result<(), Error> {
+        check_shape("parameters", self.layout().len(), params.len())?;
+        check_shape("model", params.len(), out.len())?;
+        check_finite("parameters", params)?;
+        out.copy_from_slice(params);
+        Ok(())
+    }
 
     /// Whether the state takes a step at all.
     fn check(&self) -> Result<(), Error> {
@@ -257,6 +273,10 @@ macro_rules! implement_optimizer {
 
             fn step(&mut self, params: &mut [T], gradients: &[T]) -> Result<(), crate::Error> {
                 crate::precondition::optimizer::step(self, params, gradients)
+            }
+
+            fn model(&self, out: &mut [T], params: &[T]) -> Result<(), crate::Error> {
+                crate::precondition::optimizer::State::model(self, out, params)
             }
 
             #[cfg(feature = "safetensors")]

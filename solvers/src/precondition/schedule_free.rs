@@ -28,7 +28,8 @@ pub enum DecayAt {
 /// $$z \leftarrow z - \eta_k u, \quad x \leftarrow (1-c) x + c z, \quad y \leftarrow \beta_1 x + (1-\beta_1) z.$$
 ///
 /// The parameters that [`Optimizer::step`](super::Optimizer::step) moves are `y`; **the model to evaluate, to ship and to
-/// attribute is `x`**: [`ScheduleFreeState::evaluate`] puts it in their place, [`ScheduleFreeState::train`] takes it away.
+/// attribute is `x`**: [`ScheduleFreeState::evaluate`] puts it in their place, [`ScheduleFreeState::train`] takes
+/// it away, and [`Optimizer::model`](super::Optimizer::model) gives a copy.
 /// `x` is not stored but follows from `y` and `z`, unless `beta1 = 0`.
 ///
 /// Cost: about 20 flops and 7 numbers moved for each parameter. Memory: two numbers for each, three for `beta1 = 0`.
@@ -173,7 +174,7 @@ impl<T: Real> ScheduleFreeState<T> {
     pub fn evaluate(&mut self, params: &mut [T]) -> Result<(), Error> {
         self.check_mode(true, "training mode: the parameters are the mean already")?;
         let mut x = vec![T::ZERO; params.len()];
-        self.mean(&mut x, params)?;
+        self.model(&mut x, params)?;
         check_finite("mean", &x)?;
         params.copy_from_slice(&x);
         self.training = 0;
@@ -194,27 +195,6 @@ impl<T: Real> ScheduleFreeState<T> {
             params.iter_mut().zip(&self.z).for_each(|(y, &z)| *y += own * (z - *y));
         }
         self.training = 1;
-        Ok(())
-    }
-
-    /// Writes the mean `x` to `out`, `params` being `y`; the mode stays.
-    ///
-    /// # Errors
-    /// [`Error::Mode`] in evaluation mode, when `params` are `x`; a shape error;
-    /// [`NonFinite`](ascribe_core::Error::NonFinite) for NaN or infinity in `params`.
-    pub fn mean(&self, out: &mut [T], params: &[T]) -> Result<(), Error> {
-        self.check_mode(true, "training mode: the parameters are the mean already")?;
-        check_shape("parameters", self.layout.len(), params.len())?;
-        check_finite("parameters", params)?;
-        check_shape("mean", self.layout.len(), out.len())?;
-        if self.steps == 0 {
-            out.copy_from_slice(params);
-        } else if self.x.is_empty() {
-            let beyond = T::from_f64(1.0 - 1.0 / self.options.beta1);
-            out.iter_mut().zip(params).zip(&self.z).for_each(|((x, &y), &z)| *x = y + beyond * (z - y));
-        } else {
-            out.copy_from_slice(&self.x);
-        }
         Ok(())
     }
 
@@ -275,6 +255,22 @@ impl<T: Real> State<T> for ScheduleFreeState<T> {
             ("v".into(), Field::Numbers(Kind::Squares, &mut self.v)),
             ("x".into(), Field::Numbers(Kind::Measured, &mut self.x)),
         ]
+    }
+
+    /// The mean `x`; in evaluation mode `params` are that already.
+    fn model(&self, out: &mut [T], params: &[T]) -> Result<(), Error> {
+        check_shape("parameters", self.layout.len(), params.len())?;
+        check_shape("model", params.len(), out.len())?;
+        check_finite("parameters", params)?;
+        if self.steps == 0 || self.training == 0 {
+            out.copy_from_slice(params);
+        } else if self.x.is_empty() {
+            let beyond = T::from_f64(1.0 - 1.0 / self.options.beta1);
+            out.iter_mut().zip(params).zip(&self.z).for_each(|((x, &y), &z)| *x = y + beyond * (z - y));
+        } else {
+            out.copy_from_slice(&self.x);
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), Error> {
