@@ -72,6 +72,11 @@ pub enum Error {
         /// The pixels of the padded image in the same direction.
         padded: usize,
     },
+    /// An optimizer that is in another mode than the call needs.
+    Mode {
+        /// What the call needs, and what to do.
+        needs: &'static str,
+    },
     /// A name that is not one of those known.
     Name {
         /// What is named, with the names there are.
@@ -123,6 +128,7 @@ impl fmt::Display for Error {
                 f,
                 "the dilated kernel extends over {extent} pixels, the padded image has {padded}; pad more or take a smaller kernel"
             ),
+            Self::Mode { needs } => write!(f, "the call needs {needs}"),
             Self::Name { expected } => write!(f, "unknown name, expected {expected}"),
             #[cfg(feature = "store")]
             Self::Store { path, fault } => write!(f, "{}: {fault}", path.display()),

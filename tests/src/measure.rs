@@ -18,6 +18,7 @@ mod score;
 mod sketch;
 mod spectral;
 mod store;
+mod optimizer;
 mod topk;
 
 use std::time::Instant;
@@ -111,6 +112,9 @@ pub const KERNELS: &[Kernel] = &[
     spectral::STEP,
     spectral::KRONECKER_STEP,
     spectral::DESCENT,
+    optimizer::SHAMPOO,
+    optimizer::SOAP,
+    optimizer::ROOT,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.

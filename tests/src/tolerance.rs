@@ -722,4 +722,46 @@ pub fn flip_flop(dim: usize) -> f64 {
 /// twice what it is after a step that is smaller; in full, what 400 steps of 0.1 leave, `exp(-40)`, and f32's rounding.
 pub fn stored_basis(n: usize, precision: f64) -> f64 {
     2.0 * precision * (n as f64).sqrt() + gamma::<f32>(64 * n)
+// ---- optimizers: matrix roots, Shampoo, SOAP, AdamW, Schedule-Free ----
+
+/// Residual `X^p A - I` of an inverse root by eigenvectors, for a matrix with that condition number. The decomposition is
+/// exact for a matrix within [`symmetric_eigen`] of `A`, which its inverse multiplies by the condition; each of the `p`
+/// factors is assembled from `n` products of numbers that were rounded five times, and multiplied by the oracle, `n` terms
+/// each; all relative to norms whose product is the condition number.
+pub fn inverse_root(n: usize, p: u32, condition: f64) -> f64 {
+    let factor = roundings(2 * n + 6, f64::EPSILON) * (n as f64).sqrt();
+    (symmetric_eigen(n) + 2.0 * f64::from(p) * factor) * condition
+}
+
+/// Relative distance of a root from the exact one when its residual is at most `residual` in each element, in Frobenius'
+/// norm: `X = A^(-1/p) (I + R)^(1/p)`, and `(I + R)^(1/p)` is within `|R|` of the identity for `|R| <= 1/2`. `rounding` is
+/// that of the exact root, and what keeps `X` from commuting with `A`.
+pub fn root_of_residual(n: usize, residual: f64, rounding: f64) -> f64 {
+    n as f64 * residual + 2.0 * rounding
+}
+
+/// Distance of a polar factor by polynomials from the exact one, in Frobenius' norm, for a matrix whose singular values lie
+/// above `1 / amplification` of its norm (or are zero). A step rounds three products of at most `n` terms, relative to
+/// numbers of at most 1.3; what is off before the singular values are near 1 grows as they do, and contracts or, along the
+/// factor's own directions, stays afterwards. The scheme itself is to have converged to 1e-9.
+pub fn polar(k: usize, n: usize, steps: usize, amplification: f64) -> f64 {
+    let step = 16.0 * roundings(3 * n + 8, f64::EPSILON) * (k as f64).sqrt();
+    steps as f64 * step * amplification + 1e-9
+}
+
+/// Parameters of at most 4 after `steps` steps of two codes of Adam's formula with gradients of at most 1: each step has
+/// about twenty roundings of a quotient of at most `quotient`, with moments whose bias correction, a difference from 1,
+/// is rounded `correction` times as much.
+pub fn moments(steps: usize, correction: f64, quotient: f64) -> f64 {
+    (steps + 1) as f64 * roundings(20 + 2 * steps, f64::EPSILON) * (4.0 + correction) * (4.0 + quotient)
+}
+
+/// Step of Shampoo on a block of `len` elements with gradients of at most 1, against the formula written out: the factors
+/// have `len` terms, their roots are off by [`inverse_root`] for the condition `len / epsilon` and more, and so is what they
+/// multiply, axis by axis; `roots` is the product of their norms.
+pub fn shampoo_step(len: usize, axes: usize, epsilon: f64, roots: f64) -> f64 {
+    let condition = (len as f64 + epsilon) / epsilon;
+    let root = inverse_root(len, 2 * axes as u32, condition);
+    let factor = roundings(2 * len + 4, f64::EPSILON) * condition;
+    2.0 * axes as f64 * (root + factor) * roots * (len as f64).sqrt()
 }

@@ -1,0 +1,163 @@
+//! Adam with decoupled weight decay.
+
+use ascribe_core::{Error as CoreError, Real, reduce};
+
+use super::optimizer::{
+    Field, Kind, Layout, Parameter, State, bias_correction, check_beta, check_epsilon, check_rate, implement_optimizer,
+};
+use crate::Error;
+use crate::curvature::{Blocks, EigenBlock};
+use crate::error::zeros;
+use crate::parallel::{Parallelism, for_each};
+
+/// Elements that one task moves.
+pub(super) const CHUNK: usize = 1 << 15;
+
+/// Adam with decoupled weight decay:
+///
+/// $$m \leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2, \quad
+/// w \leftarrow (1 - \eta\lambda) w - \eta\,\frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)} + \epsilon}.$$
+///
+/// Cost: about 15 flops and 7 numbers moved for each parameter. Memory: two numbers for each.
+///
+/// # Errors
+/// [`AdamW::start`] refuses a `beta` outside `[0, 1)`, a rate that is negative or not finite, and an `epsilon` that is not
+/// positive in `T` ([`CoreError::Parameter`]); sizes that do not fit into memory ([`CoreError::Overflow`]).
+///
+/// # References
+/// Loshchilov and Hutter, arXiv:1711.05101, algorithm 2; the learning rate multiplies the decay, as in PyTorch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// `eta`; default 0.001.
+    pub learning_rate: f64,
+    /// Weight of the past in the mean of the gradients; default 0.9.
+    pub beta1: f64,
+    /// Weight of the past in the mean of their squares; default 0.999.
+    pub beta2: f64,
+    /// Added to the root; default 1e-8.
+    pub epsilon: f64,
+    /// `lambda`; default 0.01.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        Self { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+impl AdamW {
+    /// A state with no step made.
+    ///
+    /// # Errors
+    /// See [`AdamW`].
+    pub fn start<T: Real>(&self, layout: &Layout, par: Parallelism) -> Result<AdamWState<T>, Error> {
+        check_rate("learning rate", self.learning_rate)?;
+        check_rate("weight decay", self.weight_decay)?;
+        check_beta("beta1", self.beta1)?;
+        check_beta("beta2", self.beta2)?;
+        check_epsilon::<T>("epsilon", self.epsilon)?;
+        let zeros = || zeros("moments", Some(layout.len()));
+        let (layout, m, v) = (layout.clone(), zeros()?, zeros()?);
+        Ok(AdamWState { options: *self, layout, par, steps: 0, largest: 0.0, m, v })
+    }
+}
+
+/// [`AdamW`] at work.
+#[derive(Debug, Clone)]
+pub struct AdamWState<T> {
+    options: AdamW,
+    layout: Layout,
+    par: Parallelism,
+    steps: u64,
+    /// The largest norm of a gradient so far: no average of them exceeds it.
+    largest: f64,
+    m: Vec<T>,
+    v: Vec<T>,
+}
+
+impl<T: Real> AdamWState<T> {
+    /// The moving average of the gradients, without bias correction.
+    pub fn first_moment(&self) -> &[T] {
+        &self.m
+    }
+
+    /// The moving average of their squares, without bias correction.
+    pub fn second_moment(&self) -> &[T] {
+        &self.v
+    }
+
+    /// What Adam has learned, as a diagonal curvature for inverse-curvature products:
+    /// `examples * v / (1 - beta2^t)`.
+    ///
+    /// `v` averages squares of gradients that are means over a batch. With `examples` the size of that batch it estimates
+    /// the diagonal of the Fisher matrix of one example, up to the square of the mean gradient, which vanishes at a
+    /// minimum; with 1 it is what the optimizer itself divides by (under a root).
+    ///
+    /// # Errors
+    /// [`CoreError::Empty`] before the first step; [`Error::Block`] when `examples` is negative or not finite.
+    pub fn curvature(&self, examples: f64) -> Result<Blocks<T>, Error> {
+        if self.steps == 0 {
+            return Err(CoreError::Empty { what: "steps of the optimizer" }.into());
+        }
+        let scale = examples / bias_correction(self.options.beta2, self.steps);
+        let block = |layer: &Parameter| {
+            let v: Vec<f64> = self.v[layer.range()].iter().map(|v| v.to_f64()).collect();
+            let mut block = EigenBlock::diagonal(layer.name(), &v)?;
+            block.scale(scale)?;
+            Ok::<_, Error>(block)
+        };
+        Ok(Blocks::new(self.layout.layers().iter().map(block).collect::<Result<_, _>>()?))
+    }
+}
+
+impl<T: Real> State<T> for AdamWState<T> {
+    #[cfg(feature = "safetensors")]
+    const KIND: &'static str = "adamw";
+
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn fields(&mut self) -> Vec<(String, Field<'_, T>)> {
+        vec![
+            ("steps".into(), Field::Count(&mut self.steps)),
+            ("largest".into(), Field::Bound(&mut self.largest)),
+            ("m".into(), Field::Numbers(Kind::Average, &mut self.m)),
+            ("v".into(), Field::Numbers(Kind::Squares, &mut self.v)),
+        ]
+    }
+
+    fn reach(&self, params: f64, gradient: f64) -> f64 {
+        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } = self.options;
+        let largest = self.largest.max(gradient);
+        let mean = largest / (1.0 - beta1);
+        let update = learning_rate * (mean / epsilon + weight_decay * params);
+        mean.max(largest * largest / (1.0 - beta2)).max(params + update).max(mean / epsilon)
+    }
+
+    fn advance(&mut self, params: &mut [T], gradients: &[T]) -> Result<(), Error> {
+        let AdamW { learning_rate, beta1, beta2, epsilon, weight_decay } = self.options;
+        self.largest = self.largest.max(reduce::norm2(gradients).to_f64());
+        self.steps = self.steps.saturating_add(1);
+        let [b1, own1, b2, own2, epsilon] = [beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon].map(T::from_f64);
+        let [bc1, bc2] = [beta1, beta2].map(|beta| T::from_f64(bias_correction(beta, self.steps)));
+        let (rate, keep) = (T::from_f64(learning_rate), T::from_f64(1.0 - learning_rate * weight_decay));
+        let tasks = params.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK));
+        let tasks = tasks.zip(self.m.chunks_mut(CHUNK)).zip(self.v.chunks_mut(CHUNK)).collect();
+        for_each(self.par, tasks, |(((w, g), m), v): (((&mut [T], &[T]), &mut [T]), &mut [T])| {
+            for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                *m = b1 * *m + own1 * g;
+                *v = b2 * *v + own2 * (g * g);
+                *w = keep * *w - rate * ((*m / bc1) / ((*v / bc2).sqrt() + epsilon));
+            }
+            Ok(())
+        })
+    }
+}
+
+implement_optimizer!(AdamWState);
