@@ -14,11 +14,11 @@ mod ghost;
 mod inverse;
 mod krylov;
 mod mlp;
+mod optimizer;
 mod score;
 mod sketch;
 mod spectral;
 mod store;
-mod optimizer;
 mod topk;
 
 use std::time::Instant;

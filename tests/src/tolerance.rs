@@ -722,6 +722,8 @@ pub fn flip_flop(dim: usize) -> f64 {
 /// twice what it is after a step that is smaller; in full, what 400 steps of 0.1 leave, `exp(-40)`, and f32's rounding.
 pub fn stored_basis(n: usize, precision: f64) -> f64 {
     2.0 * precision * (n as f64).sqrt() + gamma::<f32>(64 * n)
+}
+
 // ---- optimizers: matrix roots, Shampoo, SOAP, AdamW, Schedule-Free ----
 
 /// Residual `X^p A - I` of an inverse root by eigenvectors, for a matrix with that condition number. The decomposition is
