@@ -1,7 +1,9 @@
 //! Scores of attribution methods from rows that are ready.
 
 use ascribe_core::derivative::Reduction;
+use ascribe_core::linop::apply_alloc;
 use ascribe_core::score::{Similarity, row_dots, row_norms};
+use ascribe_core::sketch::{Grass, Mask, MaskScale};
 use ascribe_core::{MatMut, MatRef, Real};
 use ascribe_solvers::attribution::{
     CrossCovariance, Dabuf, Less, Normalization, ProjectedFisher, TrackStar, Trak, best_subtask, mixing_weight,
@@ -13,6 +15,7 @@ use ascribe_solvers::parallel::Parallelism::Serial;
 
 use super::Op;
 use super::case::{Inputs, Outputs, Tensor};
+use super::sketch::table;
 use crate::Failure;
 
 /// The operations of this folder.
@@ -20,6 +23,7 @@ pub const OPS: &[Op] = &[
     Op::new("crosscov.streaming", cross_covariance::<f64>, cross_covariance::<f32>),
     Op::new("dabuf.whiten_cosine", whiten_cosine::<f64>, whiten_cosine::<f32>),
     Op::new("daunce.scores", daunce::<f64>, daunce::<f32>),
+    Op::new("grass.scores", grass::<f64>, grass::<f32>),
     Op::new("gradcos.scores", gradcos::<f64>, gradcos::<f32>),
     Op::new("less.scores", less::<f64>, less::<f32>),
     Op::new("logra.scores", logra::<f64>, logra::<f32>),
@@ -236,6 +240,38 @@ fn logra<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         .floats("l2", &[n, m], &l2)
         .with_magnitude(1.0)
         .floats("cosine", &[n, m], &cosine))
+}
+
+/// Influence on rows that are sketched first.
+fn grass<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
+    let (count, k) = (inputs.count("layers")?, inputs.count("k")?);
+    let (train, query) = (numbered::<T>(inputs, "train", count)?, numbered::<T>(inputs, "query", count)?);
+    let (n, m) = (rows(&views(&train)?), rows(&views(&query)?));
+    let (mut train_rows, mut query_rows) = (Vec::new(), Vec::new());
+    for l in 0..count {
+        let indices = inputs.indices(&format!("idx.{l}"))?.data;
+        let mask = Mask::new(&indices, train[l].dims::<2>()?[1], MaskScale::None)?;
+        let grass = Grass::new(mask, table(inputs, &format!("sjlt_idx.{l}"), &format!("sjlt_sign.{l}"))?)?;
+        let shape = |rows| [rows, k].to_vec();
+        train_rows.push(Tensor { shape: shape(n), data: apply_alloc(&grass, train[l].matrix()?)? });
+        query_rows.push(Tensor { shape: shape(m), data: apply_alloc(&grass, query[l].matrix()?)? });
+    }
+    let (train, query) = (views(&train_rows)?, views(&query_rows)?);
+    if inputs.choice("hessian", &[("fisher", false), ("identity", true)])? {
+        inputs.number("c")?;
+        let mut scores = vec![T::ZERO; n * m];
+        tracin_scores(MatMut::new(&mut scores, n, m)?, &train, &query, &vec![T::ONE; count], Similarity::Dot, Serial)?;
+        let sizes = train.iter().zip(&query).map(|(t, q)| Ok(largest_norm(*t)? * largest_norm(*q)?));
+        let magnitude = sizes.sum::<Result<f64, Failure>>()?;
+        return Ok(Outputs::new().with_magnitude(magnitude).floats("scores", &[n, m], &scores));
+    }
+    let filter = Filter { damping: Damping::Relative(inputs.number("c")?), ..Filter::default() };
+    let fisher = ProjectedFisher::of_rows(&train, &filter, Serial)?;
+    let (scores, self_train, self_query) = influence(&fisher, &train, &query)?;
+    Ok(Outputs::new()
+        .with_condition(condition(&fisher, &filter)?)
+        .with_magnitude((largest(&self_train) * largest(&self_query)).sqrt())
+        .floats("scores", &[n, m], &scores))
 }
 
 /// The influence of each training row on each query, and of every row on itself.
