@@ -26,7 +26,9 @@ fn append(writer: &mut Writer, ids: &[u64]) -> Result<(), Error> {
 /// Appends the batches in one go.
 fn write(dir: &Path, name: &str, batches: &[&[u64]], options: WriterOptions) {
     let mut writer = Writer::open(dir, name, options).unwrap();
-    batches.iter().for_each(|ids| append(&mut writer, ids).unwrap());
+    for ids in batches {
+        append(&mut writer, ids).unwrap();
+    }
     writer.finish().unwrap();
 }
 
@@ -48,7 +50,7 @@ fn described(format: Format, dim: usize) -> Header {
     let mut header = Header::new(dim, format);
     header.layers = vec![("naïve \"fc\"".to_owned(), dim / 3), ("head".to_owned(), dim - dim / 3)];
     header.sketch = [("seed", "7"), ("kind", "sjlt\n\\")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    header.fingerprint = "sha256:00ff, step 12000".to_owned();
+    "sha256:00ff, step 12000".clone_into(&mut header.fingerprint);
     header
 }
 

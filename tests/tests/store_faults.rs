@@ -232,7 +232,9 @@ fn a_reader_beside_several_writers_sees_whole_batches() {
                 assert_eq!(contents(&store), expected(&found, Format::OneBit, 33));
             }
         });
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
         done.store(true, Ordering::Relaxed);
         reader.join().unwrap();
     });
@@ -243,7 +245,7 @@ fn a_reader_beside_several_writers_sees_whole_batches() {
 fn small(format: Format) -> (ScratchDir, Vec<u8>) {
     let dir = ScratchDir::new();
     let mut header = Header::new(13, format);
-    header.fingerprint = "model".to_owned();
+    "model".clone_into(&mut header.fingerprint);
     Store::create(&dir, &header).unwrap();
     let mut writer = Writer::open(&dir, "w", EACH_BATCH).unwrap();
     writer.append(&[4, 2, 3], MatRef::new(&rows_of(&[4, 2, 3], 13), 3, 13).unwrap()).unwrap();

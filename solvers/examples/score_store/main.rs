@@ -53,7 +53,7 @@ fn build(options: &Options) -> Result<(), Failure> {
     header.sketch.insert("kind".to_owned(), "synthetic".to_owned());
     header.sketch.insert("queries".to_owned(), options.queries.to_string());
     header.sketch.insert("rows".to_owned(), options.rows.to_string());
-    header.fingerprint = "no model: noise with planted rows".to_owned();
+    "no model: noise with planted rows".clone_into(&mut header.fingerprint);
     Store::create(&options.dir, &header)?;
 
     let parallelism = Parallelism::threads(options.threads);
