@@ -2,6 +2,18 @@
 //!
 //! One file an algorithm. A state takes gradients (or records) step by step; what it has learned is an operator, so it
 //! can precondition an optimizer's step as well as an inverse of [`inverse`](crate::inverse).
+//!
+//! An [`Optimizer`] moves a flat parameter vector whose layers a [`Layout`] names; any training stack can drive it, save
+//! its state as a file (feature `safetensors`) and go on from there bit for bit. A step that fails changes nothing.
+//!
+//! | optimizer | divides the gradient by | its state as a curvature |
+//! |---|---|---|
+//! | [`AdamW`], [`ScheduleFreeAdamW`] | the root of its mean square, number by number | [`AdamWState::curvature`] |
+//! | [`Shampoo`] | roots of its second moments along each axis of a layer | [`ShampooState::curvature`] |
+//! | [`Soap`] | as Adam, in the eigenbasis of Shampoo's factors | [`SoapState::curvature`] |
+//!
+//! The curvatures have the scale of a Fisher matrix and are to be inverted with power -1, or -1/2 to whiten; the exponents
+//! that the optimizers use for their steps are another thing. [`adafactor_block`] makes one of Adafactor's state.
 
 mod adafactor;
 mod adamw;

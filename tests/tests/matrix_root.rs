@@ -122,12 +122,15 @@ proptest! {
     fn the_polar_factor_has_singular_values_of_one(
         (m, n) in (1..9_usize, 1..9_usize),
         scheme in prop::sample::select(vec![
-            (Polynomials::PolarExpress, 20), (Polynomials::Cubic, 40), (Polynomials::Quintic, 30), (Polynomials::QuinticFast, 60),
+            (Polynomials::PolarExpress, 14, 3e5), (Polynomials::Cubic, 20, 4e3), (Polynomials::Quintic, 14, 7e3),
+            // Its rounding grows too fast to go on from a zero until it has converged.
+            (Polynomials::QuinticFast, 60, f64::INFINITY),
         ]),
         zero in any::<bool>(),
         seed in any::<u64>(),
     ) {
-        let k = m.min(n);
+        let ((polynomials, steps, growth), k) = (scheme, m.min(n));
+        let zero = zero && growth < 1e6;
         // U diag(s) V^T with s from 1 to 1/8 and perhaps one zero.
         let (u, v) = (basis(m, seed), basis(n, seed ^ 1));
         let s: Vec<f64> = (0..k).map(|i| if zero && i + 1 == k { 0.0 } else { 8_f64.powf(-(i as f64) / k as f64) }).collect();
@@ -135,13 +138,12 @@ proptest! {
             (0..m * n).map(|at| (0..k).map(|i| u[at / n * m + i] * s[i] * v[at % n * n + i]).sum()).collect()
         };
         let g = product(&s);
-        let (polynomials, steps) = scheme;
         let options = Orthogonalize { polynomials, steps, norm_epsilon: 0.0, ..Orthogonalize::default() };
         let mut x = vec![0.0; m * n];
         options.apply(MatMut::new(&mut x, m, n).unwrap(), MatRef::new(&g, m, n).unwrap(), Serial).unwrap();
         let expected = product(&s.iter().map(|s| if *s > 0.0 { 1.0 } else { 0.0 }).collect::<Vec<_>>());
-        // Sizes of the first steps' polynomials: each is at most 8.3 x, and small errors grow with it until they are 1.
-        let bound = tolerance::polar(k, m.max(n), steps, 8.0 * (k as f64).sqrt());
+        // Small errors grow as singular values do until they are 1; along a zero, by the product of the first coefficients.
+        let bound = tolerance::polar(k, m.max(n), steps, if zero { growth } else { 8.0 * (k as f64).sqrt() });
         prop_assert!(distance(&x, &expected) <= bound, "{:e} > {bound:e}", distance(&x, &expected));
 
         // The transpose of a matrix has the transposed factor, bit for bit where one of them is wide.

@@ -118,6 +118,9 @@ fn a_call_in_the_wrong_mode_is_an_error_and_changes_nothing() {
     assert!(matches!(state.train(&mut poisoned.clone()).unwrap_err(), Error::Core(CoreError::NonFinite { .. })));
     state.train(&mut w).unwrap();
     assert!(w.iter().zip(y).all(|(w, y)| (w - y).abs() <= tolerance::moments(1, 1000.0, 1.0)));
+    // Its second moments are a curvature as Adam's are: of one gradient of ones, here.
+    let curvature = state.curvature(2.0).unwrap();
+    assert!(curvature.layers()[0].values().iter().all(|v| (v - 2.0).abs() <= tolerance::moments(1, 1000.0, 1.0)));
     // The first step averages nothing: x is z.
     assert!(x.iter().zip(state.base()).all(|(x, z)| (x - z).abs() <= tolerance::moments(1, 1000.0, 1.0)));
 }

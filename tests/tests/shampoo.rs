@@ -215,7 +215,7 @@ fn a_root_that_fails_leaves_the_last_good_one() {
     let options =
         Shampoo { epsilon: 0.0, beta1: 0.0, learning_rate: 1.0, blocking: Blocking::default(), ..Shampoo::default() };
     let mut state = options.start(&layout, Serial).unwrap();
-    let mut w = [0.0, 0.0];
+    let mut w = [0.0_f64; 2];
     state.step(&mut w, &[3.0, 0.0]).unwrap();
     assert_eq!((w, state.root_failures()), ([-3.0, 0.0], 1), "the identity, at first");
     state.step(&mut w, &[0.0, 4.0]).unwrap();
@@ -280,7 +280,6 @@ fn parameters_outside_their_ranges_are_refused() {
     let good = || busy(4, false);
     let mut bad = vec![
         Shampoo { frequency: 0, ..good() },
-        Shampoo { start_step: Some(0), ..good() },
         Shampoo { beta2: 1.1, ..good() },
         Shampoo { dampening: 1.1, ..good() },
         Shampoo { grafting: Grafting::AdaGrad { epsilon: 0.0 }, ..good() },

@@ -96,15 +96,17 @@ impl Options {
         let mut options = Self { steps: 200, seed: 0, out: "train_digits.svg".into() };
         let mut args = lexopt::Parser::from_env();
         while let Some(arg) = args.next().map_err(|why| why.to_string())? {
-            let value = || args.value().map_err(|why| why.to_string());
-            let number = |value: std::ffi::OsString| {
-                value.to_str().and_then(|text| text.parse().ok()).ok_or("a number is needed".to_owned())
-            };
-            match arg {
-                lexopt::Arg::Long("steps") => options.steps = number(value()?)? as usize,
-                lexopt::Arg::Long("seed") => options.seed = number(value()?)?,
-                lexopt::Arg::Long("out") => options.out = value()?.into(),
+            let option = match arg {
+                lexopt::Arg::Long(name @ ("steps" | "seed" | "out")) => name.to_owned(),
                 _ => return Err(format!("{}; --steps N, --seed N and --out FILE are known", arg.unexpected())),
+            };
+            let value = args.value().map_err(|why| why.to_string())?;
+            let number =
+                || value.to_str().and_then(|text| text.parse().ok()).ok_or(format!("--{option}: a number is needed"));
+            match option.as_str() {
+                "steps" => options.steps = number()? as usize,
+                "seed" => options.seed = number()?,
+                _ => options.out = value.into(),
             }
         }
         Ok(options)
@@ -190,7 +192,7 @@ fn evaluate(net: &Mlp, params: &[f32], test: &Split) -> Result<(f64, f64), Error
     let images = MatRef::new(&test.pixels, test.labels.len(), test.p)?;
     let targets = Targets::Classes(&test.labels);
     let lin = Linearized::new(net, params, images, targets, Reduction::Mean, Parallelism::threads(0))?;
-    let right = |(z, &label): &(&[f32], &usize)| z.iter().enumerate().all(|(j, other)| j == label || *other < z[label]);
-    let count = lin.outputs().zip(&test.labels).filter(right).count();
+    let right = |z: &[f32], label: usize| z.iter().enumerate().all(|(j, other)| j == label || *other < z[label]);
+    let count = lin.outputs().zip(&test.labels).filter(|(z, label)| right(z, **label)).count();
     Ok((f64::from(lin.loss()), count as f64 / test.labels.len() as f64))
 }

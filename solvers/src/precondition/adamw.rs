@@ -97,18 +97,28 @@ impl<T: Real> AdamWState<T> {
     /// # Errors
     /// [`CoreError::Empty`] before the first step; [`Error::Block`] when `examples` is negative or not finite.
     pub fn curvature(&self, examples: f64) -> Result<Blocks<T>, Error> {
-        if self.steps == 0 {
-            return Err(CoreError::Empty { what: "steps of the optimizer" }.into());
-        }
-        let scale = examples / bias_correction(self.options.beta2, self.steps);
-        let block = |layer: &Parameter| {
-            let v: Vec<f64> = self.v[layer.range()].iter().map(|v| v.to_f64()).collect();
-            let mut block = EigenBlock::diagonal(layer.name(), &v)?;
-            block.scale(scale)?;
-            Ok::<_, Error>(block)
-        };
-        Ok(Blocks::new(self.layout.layers().iter().map(block).collect::<Result<_, _>>()?))
+        diagonal_curvature(&self.layout, &self.v, self.options.beta2, self.steps, examples)
     }
+}
+
+/// See [`AdamWState::curvature`].
+pub(super) fn diagonal_curvature<T: Real>(
+    layout: &Layout,
+    v: &[T],
+    beta2: f64,
+    steps: u64,
+    examples: f64,
+) -> Result<Blocks<T>, Error> {
+    if steps == 0 {
+        return Err(CoreError::Empty { what: "steps of the optimizer" }.into());
+    }
+    let block = |layer: &Parameter| {
+        let v: Vec<f64> = v[layer.range()].iter().map(|v| v.to_f64()).collect();
+        let mut block = EigenBlock::diagonal(layer.name(), &v)?;
+        block.scale(examples / bias_correction(beta2, steps))?;
+        Ok::<_, Error>(block)
+    };
+    Ok(Blocks::new(layout.layers().iter().map(block).collect::<Result<_, _>>()?))
 }
 
 impl<T: Real> State<T> for AdamWState<T> {

@@ -1,7 +1,7 @@
 //! States of optimizers as safetensors files: every field a tensor in its own precision, so that a run goes on bit for
 //! bit. Bytes are not trusted.
 
-use std::collections::HashMap;
+use std::fmt::Write;
 
 use ascribe_core::{Real, reduce};
 use safetensors::tensor::TensorView;
@@ -13,18 +13,14 @@ use crate::error::check_finite;
 
 /// The version of the format; files of another one are refused.
 const VERSION: &str = "1";
+/// The key of the one entry of the metadata.
+const KEY: &str = "ascribe";
 
 pub(super) fn to_bytes<T: Real, S: State<T>>(state: &S) -> Result<Vec<u8>, Error> {
     let failed = || Error::Archive { why: "it does not fit into memory" };
     let mut state = state.clone();
-    let layers: Vec<_> = state.layout().layers().iter().map(|l| (l.name().to_owned(), l.shape().to_vec())).collect();
-    let mut metadata: HashMap<String, String> =
-        [("format", "ascribe"), ("version", VERSION), ("kind", S::KIND), ("precision", T::NAME)]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into();
-    for (l, (name, shape)) in layers.iter().enumerate() {
-        metadata.insert(format!("layer.{l}"), describe(name, shape));
-    }
+    // One entry: a map of several would be written in an order that changes from run to run.
+    let metadata = [(KEY.to_owned(), describe::<T, S>(&state))].into();
     let tensors: Vec<_> = state.fields().into_iter().map(|(name, field)| (name, bytes(field))).collect();
     let views = tensors
         .iter()
@@ -52,22 +48,16 @@ pub(super) fn load<T: Real, S: State<T>>(state: &mut S, bytes: &[u8]) -> Result<
     let no_file = |_| Error::Archive { why: "no safetensors file" };
     let tensors = SafeTensors::deserialize(bytes).map_err(no_file)?;
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(no_file)?;
-    let metadata = header.metadata().clone().unwrap_or_default();
-    for (key, value, why) in [
-        ("format", "ascribe", "not one of ours"),
-        ("version", VERSION, "another version of the format"),
-        ("kind", S::KIND, "the state of another optimizer"),
-        ("precision", T::NAME, "another precision"),
-    ] {
-        if metadata.get(key).map(String::as_str) != Some(value) {
+    let found = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+    let found = found.ok_or(Error::Archive { why: "not a state of ours" })?;
+    let expected = describe::<T, S>(state);
+    let reasons = ["another version of the format", "the state of another optimizer", "another precision"];
+    for (found, (expected, why)) in found.lines().zip(expected.lines().zip(reasons)) {
+        if found != expected {
             return Err(Error::Archive { why });
         }
     }
-    let layers = state.layout().layers();
-    let known = |l: usize| metadata.get(&format!("layer.{l}"));
-    if layers.iter().enumerate().any(|(l, layer)| known(l) != Some(&describe(layer.name(), layer.shape())))
-        || known(layers.len()).is_some()
-    {
+    if *found != expected {
         return Err(Error::Archive { why: "the layers are others" });
     }
     let mut next = state.clone();
@@ -126,12 +116,20 @@ fn gradient_behind<T: Real>(kind: Kind, x: &[T]) -> Result<f64, Error> {
         Kind::Covariance => Ok(reduce::norm2(x).to_f64().sqrt()),
         Kind::Squares if x.iter().any(|&x| x < T::ZERO) => Err(Error::Archive { why: "a mean of squares is negative" }),
         Kind::Squares => Ok(reduce::norm2(x).to_f64().sqrt()),
-        Kind::Basis if reduce::max_abs(x).to_f64() > 2.0 => Err(Error::Archive { why: "a basis is not orthonormal" }),
+        // Vectors of a square matrix; before the first basis there are zeros.
+        Kind::Basis if x.chunks(x.len().isqrt().max(1)).any(|row| reduce::norm2(row).to_f64() > 1.1) => {
+            Err(Error::Archive { why: "a basis is not orthonormal" })
+        }
         Kind::Basis | Kind::Measured => Ok(0.0),
     }
 }
 
-/// What a file remembers a layer by.
-fn describe(name: &str, shape: &[usize]) -> String {
-    format!("{shape:?} {name}")
+/// What a file says of itself: version, kind, precision, and a line for each layer.
+fn describe<T: Real, S: State<T>>(state: &S) -> String {
+    let mut text = format!("optimizer {VERSION}\n{}\n{}", S::KIND, T::NAME);
+    for layer in state.layout().layers() {
+        // Writing to a string cannot fail. Quoted: a name may have line breaks.
+        let _ = write!(text, "\n{:?} {:?}", layer.shape(), layer.name());
+    }
+    text
 }

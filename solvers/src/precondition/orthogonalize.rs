@@ -54,7 +54,8 @@ impl Polynomials<'_> {
 }
 
 /// Approximates the orthogonal polar factor `U V^T` of `G = U S V^T` by polynomials in `G`: what Muon makes of a
-/// momentum matrix. Zero singular values stay zero.
+/// momentum matrix. Zero singular values stay zero up to
+/// rounding, which grows by the `a` of each step.
 ///
 /// `X = G / (|G|_F + norm_epsilon)`, then `steps` polynomials. Cost of a step on `m x n` with `m <= n` (the transpose is
 /// taken otherwise): `4 m^2 n + 2 m^3` flops. Memory: `m n + 2 m^2` numbers.

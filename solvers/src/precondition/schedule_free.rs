@@ -2,11 +2,12 @@
 
 use ascribe_core::{Real, reduce};
 
-use super::adamw::CHUNK;
+use super::adamw::{CHUNK, diagonal_curvature};
 use super::optimizer::{
     Field, Kind, Layout, State, bias_correction, check, check_beta, check_epsilon, check_rate, implement_optimizer,
 };
 use crate::Error;
+use crate::curvature::Blocks;
 use crate::error::{check_finite, check_shape, zeros};
 use crate::parallel::{Parallelism, for_each};
 
@@ -211,6 +212,15 @@ impl<T: Real> ScheduleFreeState<T> {
     /// The moving average of the squared gradients, without bias correction.
     pub fn second_moment(&self) -> &[T] {
         &self.v
+    }
+
+    /// The diagonal curvature in the second moments, as [`AdamWState::curvature`](super::AdamWState::curvature). The
+    /// gradients were taken at `y`; products with it are to be taken at `x`, the model that is shipped.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn curvature(&self, examples: f64) -> Result<Blocks<T>, Error> {
+        diagonal_curvature(&self.layout, &self.v, self.options.beta2, self.steps, examples)
     }
 
     fn check_mode(&self, training: bool, needs: &'static str) -> Result<(), Error> {

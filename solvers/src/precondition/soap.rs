@@ -336,10 +336,10 @@ impl<T: Real> State<T> for SoapState<T> {
         // The norm of the quotient is that of m over epsilon at most, and rotations keep it.
         let step = 2.0 * largest / epsilon;
         let moved = params + learning_rate / (1.0 - beta1) * step;
-        // Products with bases of a file, which are orthonormal by their word alone: elements up to 2 in sums of n terms.
+        // Bases of a file are orthonormal by their word alone: what is tested is that no row is longer than 1.1.
         let longest = self.layers.iter().flat_map(|layer| &layer.shape).fold(1, |n, &dim| n.max(dim)) as f64;
         let order = self.layers.iter().map(|layer| layer.shape.len()).max().unwrap_or(0);
-        let rotation = (2.0 * longest).powi(2 * order as i32);
+        let rotation = (1.3 * longest).powi(order as i32);
         let squares = (largest * rotation).powi(2) / (1.0 - beta2);
         squares.max(rotation * step.max(moved * (1.0 + learning_rate * weight_decay)))
     }

@@ -1,7 +1,7 @@
 //! `shampoo.*`, `soap.*`, `adamw.run`, `schedule_free_adamw.*`, `eigenvalue_correction.*`, and the matrix roots that they need.
 
 use ascribe_core::{MatMut, MatRef, Real, reduce};
-use ascribe_solvers::curvature::Basis;
+use ascribe_solvers::curvature::{Basis, EigenBlock};
 use ascribe_solvers::linalg::{svd, symmetric_eigen};
 use ascribe_solvers::parallel::Parallelism::Serial;
 use ascribe_solvers::precondition::{
@@ -317,10 +317,6 @@ fn refit<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         average.add(MatRef::new(batch, n, r * c)?, Serial)?;
     }
     let eigenvalues = average.values(correct);
-    let diag = average.block("case", 1.0)?;
-    // The block corrects the bias: undone for a case that does not.
-    let ratio = eigenvalues.iter().sum::<f64>() / diag.trace();
-    let scale = if diag.trace() > 0.0 { ratio } else { 1.0 };
-    let diag: Vec<f64> = diag.matrix_diagonal()?.iter().map(|x| scale * x).collect();
+    let diag = EigenBlock::from_parts("case", basis(&left), basis(&right), eigenvalues.clone())?.matrix_diagonal()?;
     Ok(Outputs::new().floats("eigenvalues", &[r, c], &eigenvalues).floats("diag", &[r, c], &diag))
 }

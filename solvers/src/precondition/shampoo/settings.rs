@@ -209,7 +209,6 @@ impl Shampoo {
         }
         check("beta2", self.beta2, (0.0..=1.0).contains(&self.beta2), "in [0, 1]")?;
         check("frequency", 0.0, self.frequency > 0, "at least 1")?;
-        check("start_step", 0.0, self.start_step != Some(0), "at least 1")?;
         self.grafting.check::<T>()?;
         self.exponents.iter().try_for_each(|&e| check_rate("exponent", e))?;
         Ok(())
