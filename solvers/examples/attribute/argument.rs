@@ -51,15 +51,15 @@ pub(crate) fn choice<T: Copy>(parser: &mut Parser, name: &str, choices: &[(&str,
     })
 }
 
-/// The widths of the hidden layers.
-pub(crate) fn widths(text: &str) -> Result<Vec<usize>, String> {
+/// Widths of hidden layers, or lengths of sketches.
+pub(crate) fn widths(name: &str, text: &str) -> Result<Vec<usize>, String> {
     if text == "none" {
         return Ok(Vec::new());
     }
     let width = |part: &str| part.trim().parse().ok().filter(|width| (1..=65_536).contains(width));
     let widths: Option<Vec<usize>> = text.split(',').map(width).collect();
     widths.filter(|widths| widths.len() <= 32).ok_or_else(|| {
-        format!("--hidden must be none, or up to 32 widths from 1 to 65536 such as 512,256,128, got `{text}`")
+        format!("--{name} must be none, or up to 32 numbers from 1 to 65536 such as 512,256,128, got `{text}`")
     })
 }
 

@@ -166,6 +166,7 @@ fn signed(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::curves::Curve;
     use crate::report::tests::{row, with_report};
 
     /// Every element is closed, and every number in an attribute is finite.
@@ -193,6 +194,20 @@ mod tests {
             let legend =
                 "100 random halves x 5 seeds, 100 queries; bar: one model, diamond: scores of 2 models averaged";
             assert!(svg.contains(legend));
+        });
+    }
+
+    #[test]
+    fn curves_have_their_points_and_names() {
+        with_report("", vec![row("dot", Ok(0.2), None)], |report| {
+            let point = |length, lds| (length, row("sjlt", lds, None));
+            let points = vec![point(256, Ok(0.4)), point(64, Ok(0.3)), point(1024, Err("no"))];
+            let curves =
+                vec![Curve { name: "sjlt", points }, Curve { name: "trak", points: vec![point(64, Err("no"))] }];
+            let svg = draw(&Report { curves, ..report.clone() });
+            check_svg(&svg);
+            assert_eq!((svg.matches("<circle ").count(), svg.matches(">sjlt<").count()), (2, 1));
+            assert!(svg.contains(">256<") && !svg.contains(">1024<") && !svg.contains(">trak<"));
         });
     }
 

@@ -222,7 +222,11 @@ mod tests {
     #[test]
     fn the_error_of_a_solver_is_relative_to_the_reference_and_averaged() {
         let truth = truth();
-        let solved = |solved: [f32; 2]| Attribution { scores: EFFECTS.to_vec(), solved: solved.to_vec() };
+        let solved = |solved: [f32; 2]| Attribution {
+            scores: EFFECTS.to_vec(),
+            solved: solved.to_vec(),
+            ..Attribution::default()
+        };
         let mut tally = Tally::new("solver", &truth);
         for (own, reference) in [([3.0, 4.0], [3.0, 4.0]), ([3.0, 9.0], [3.0, 4.0])] {
             tally.add(&Ok(solved(own)), 1.0, &truth, Some(&solved(reference)));

@@ -154,7 +154,7 @@ impl Options {
                 "train" => options.train = count(value, &name, 2)?,
                 "queries" => options.queries = count(value, &name, 1)?,
                 "model" => options.model = choice(value, &name, MODELS)?,
-                "hidden" => options.hidden = widths(&text(value)?)?,
+                "hidden" => options.hidden = widths(&name, &text(value)?)?,
                 "activation" => options.activation = choice(value, &name, &Activation::NAMES)?,
                 "epochs" => options.length = Length::Epochs(count(value, &name, 1)?),
                 "steps" => options.length = Length::Steps(count(value, &name, 1)?),
@@ -167,7 +167,7 @@ impl Options {
                 "methods" => options.methods = chosen(&text(value)?, methods)?,
                 "damping" => damping = Some(number(value, &name, POSITIVE, "a number above 0")?),
                 "sketch" => options.sketch = count(value, &name, 1)?,
-                "lengths" => options.lengths = widths(&text(value)?)?,
+                "lengths" => options.lengths = widths(&name, &text(value)?)?,
                 "subsets" => options.subsets = count(value, &name, 2)?,
                 "seeds" => seeds = Some(count(value, &name, 1)?),
                 "ground-truth" => options.ground_truth = Some(path(value)?),
@@ -314,7 +314,7 @@ mod tests {
         let options = options(
             "--data a.safetensors --train 7 --queries 3 --model mlp --hidden 5,4 --activation tanh --steps 9 --batch 2 \
              --lr 0.5 --momentum 0 --weight-decay 0.25 --models 2 --seed 18446744073709551615 --methods cg,dot \
-             --damping 0.125 --subsets 4 --seeds 6 --ground-truth g --threads 3 --out=o",
+             --damping 0.125 --sketch 32 --lengths 8,16 --subsets 4 --seeds 6 --ground-truth g --threads 3 --out=o",
         );
         let expected = Options {
             data: Some("a.safetensors".into()),
@@ -332,6 +332,8 @@ mod tests {
             seed: u64::MAX,
             methods: vec!["dot", "cg"],
             damping: 0.125,
+            sketch: 32,
+            lengths: vec![8, 16],
             subsets: 4,
             seeds: 6,
             ground_truth: Some("g".into()),
@@ -354,7 +356,7 @@ mod tests {
         let source = include_str!("options.rs");
         let arms = source.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\" => "));
         let names: Vec<_> = arms.map(|(name, _)| name).collect();
-        assert_eq!(names.len(), 22, "{names:?}");
+        assert_eq!(names.len(), 24, "{names:?}");
         for name in names {
             assert!(text.contains(&format!("--{name} ")), "--{name}");
         }

@@ -13,7 +13,7 @@ use crate::figure::{Figure, Neighbour};
 use crate::options::{ModelKind, Options};
 
 /// Everything that a run found out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Report<'a> {
     pub(crate) options: &'a Options,
     pub(crate) train: &'a Dataset,

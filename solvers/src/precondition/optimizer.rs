@@ -159,6 +159,7 @@ pub trait Optimizer<T: Real> {
 }
 
 /// A part of a state, to be saved, loaded and tested.
+#[cfg_attr(not(feature = "safetensors"), allow(dead_code, reason = "only files need all of it"))]
 pub(super) enum Field<'a, T> {
     Numbers(Kind, &'a mut [T]),
     /// The largest gradient so far.
