@@ -489,3 +489,38 @@ pub fn covariance<T: Real, S: Real>(rows: usize, additions: usize, positions: us
     let pooled = 2.0 * (gamma::<T>(1) + gamma::<f64>(positions + 1));
     gram::<T>(rows, absolute) + (gamma::<S>(additions + 2) + pooled) * (1.0 + pooled) * absolute
 }
+
+// ---- scores of stored rows ----
+
+/// Error of a fused sum of products of `f32` rows against one in f64: the multiply-adds of a chunk of 256 columns, the
+/// sums of the chunks, the oracle; each of them may underflow. `absolute` is `sum_c |x_c y_c|`.
+pub fn stored_dense(d: usize, absolute: f64) -> f64 {
+    let roundings = d.min(256) + d.div_ceil(256) + 1;
+    gamma::<f32>(roundings) * absolute + (d + d.div_ceil(256)) as f64 * f32_underflow()
+}
+
+/// Error of a score of a row of signs: two additions make an entry of a table, two a sum over four entries, one adds
+/// that to the score for every 16 columns; the row's scale and the oracle. Sums do not underflow, the product may.
+pub fn stored_signs(d: usize, absolute: f64) -> f64 {
+    gamma::<f32>(d.div_ceil(16) + 6) * absolute + f32_underflow()
+}
+
+/// Error of a score of an int8 row. A query's code is off by a half and by the rounding of a quotient of up to 32767,
+/// so its number by at most `(1/2 + 2^-9) t` with the step `t`: `coded` is `sum_c |x_c| t_c`. For every `segments` sums
+/// of integers: the conversion, the product of the two scales, the multiply-add; the oracle. The product of the scales
+/// may underflow, which the sum of integers multiplies: `integers` is the sum of their absolute values.
+pub fn stored_int8(segments: usize, coded: f64, absolute: f64, integers: f64) -> f64 {
+    let rounded = gamma::<f32>(segments + 3) * (absolute + coded);
+    (0.5 + 1.0 / 512.0) * coded + rounded + (integers + segments as f64) * f32_underflow()
+}
+
+/// Half the distance of subnormal numbers.
+fn f32_underflow() -> f64 {
+    f64::from(f32::MIN_POSITIVE) * f64::from(f32::EPSILON) / 2.0
+}
+
+/// What the two divisions of a cosine, its norms, the scale and the offset of a row and the oracle add to the error of
+/// the score before them: relative to the sum of the magnitudes of what they are applied to.
+pub fn stored_adjustment(d: usize) -> f64 {
+    gamma::<f32>(reduce::depth(d) + 1 + 2 * 4 + 2 + 2 + 1)
+}
