@@ -13,6 +13,7 @@ mod ghost;
 mod inverse;
 mod krylov;
 mod mlp;
+mod score;
 mod topk;
 
 use std::time::Instant;
@@ -54,7 +55,7 @@ pub type Run = fn(&Settings, &[usize]) -> Result<Measured, Failure>;
 /// A kernel that can be measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
-    /// Its name on the command line.
+    /// Its name on the command line; `name:dtype` when it is the kernel of one storage format.
     pub name: &'static str,
     /// What is timed.
     pub about: &'static str,
@@ -89,6 +90,11 @@ pub const KERNELS: &[Kernel] = &[
     astra::PCG,
     ghost::GHOST,
     ghost::FORMED,
+    score::F32,
+    score::F16,
+    score::BF16,
+    score::INT8,
+    score::ONE_BIT,
 ];
 
 /// The kernels that bound what hardware can do, each in the precisions that differ.
@@ -137,23 +143,28 @@ pub fn run(args: &[String], mut line: impl FnMut(&str)) -> Result<(), Failure> {
         "floors" => {
             for (name, precisions) in FLOORS {
                 for &double in *precisions {
-                    let (kernel, (settings, sizes)) = (find(name)?, parse(find(name)?, keys)?);
+                    let kernel = find(name, keys)?;
+                    let (settings, sizes) = parse(kernel, keys)?;
                     measure(kernel, &Settings { double, ..settings }, &sizes, &mut line)?;
                 }
             }
             Ok(())
         }
         name => {
-            let kernel = find(name)?;
+            let kernel = find(name, keys)?;
             let (settings, sizes) = parse(kernel, keys)?;
             measure(kernel, &settings, &sizes, &mut line)
         }
     }
 }
 
-fn find(name: &str) -> Result<&'static Kernel, Failure> {
+/// The kernel of that name, and of that storage format where it is measured in some.
+fn find(name: &str, keys: &[String]) -> Result<&'static Kernel, Failure> {
     let known = || KERNELS.iter().map(|k| k.name).collect::<Vec<_>>().join(", ");
-    KERNELS.iter().find(|k| k.name == name).map_or_else(|| fail(format!("no kernel {name}; there are {}", known())), Ok)
+    let stored = keys.iter().find_map(|key| key.strip_prefix("dtype=")).map(|dtype| format!("{name}:{dtype}"));
+    let named = |name: &str| KERNELS.iter().find(|k| k.name == name);
+    let kernel = stored.and_then(|stored| named(&stored)).or_else(|| named(name));
+    kernel.map_or_else(|| fail(format!("no kernel {name}; there are {}", known())), Ok)
 }
 
 fn describe(kernel: &Kernel) -> String {
@@ -179,6 +190,7 @@ fn parse(kernel: &Kernel, args: &[String]) -> Result<(Settings, Vec<Vec<usize>>)
                 settings.double = match value {
                     "f32" => false,
                     "f64" => true,
+                    _ if kernel.name.split_once(':').is_some_and(|(_, format)| format == value) => false,
                     _ => return fail(format!("dtype={value}: expected f32 or f64")),
                 }
             }
@@ -216,10 +228,12 @@ fn measure(
         seconds.sort_by(f64::total_cmp);
         let (Some(min), Some(max)) = (seconds.first(), seconds.last()) else { return fail("nothing was timed") };
         let median = f64::midpoint(seconds[(seconds.len() - 1) / 2], seconds[seconds.len() / 2]);
+        let precision = if settings.double { "f64" } else { "f32" };
+        let (name, dtype) = kernel.name.split_once(':').unwrap_or((kernel.name, precision));
         let mut object = Map::new();
         for (key, value) in [
-            ("kernel", json!(kernel.name)),
-            ("dtype", json!(if settings.double { "f64" } else { "f32" })),
+            ("kernel", json!(name)),
+            ("dtype", json!(dtype)),
             ("threads", json!(settings.threads)),
             ("runs", json!(seconds.len())),
             ("median_s", json!(median)),
@@ -257,6 +271,15 @@ mod tests {
     fn no_size_measures_every_default_and_one_size_completes_the_first() {
         assert_eq!(parsed(&[]).unwrap().1, [[2, 3], [5, 7]]);
         assert_eq!(parsed(&["n=11", "runs=1"]).unwrap().1, [[2, 11]]);
+    }
+
+    #[test]
+    fn a_storage_format_names_a_kernel_of_its_own() {
+        let keys = ["n=6".to_owned(), "d=5".to_owned(), "dtype=int8".to_owned(), "runs=1".to_owned()];
+        let mut lines = Vec::new();
+        run(&[&["score".to_owned()], keys.as_slice()].concat(), |line| lines.push(line.to_owned())).unwrap();
+        assert!(lines[0].starts_with(r#"{"kernel":"score","dtype":"int8","#), "{}", lines[0]);
+        assert!(run(&["gemm".to_owned(), "dtype=int8".to_owned()], |_| ()).is_err());
     }
 
     #[test]

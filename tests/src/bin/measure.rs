@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use ascribe_tests::measure::run;
 
 const USAGE: &str = "\
-usage: measure KERNEL [dtype=f32|f64] [threads=N] [runs=N] [seed=N] [size=N ...]
+usage: measure KERNEL [dtype=f32|f64|...] [threads=N] [runs=N] [seed=N] [size=N ...]
        measure list       the kernels and their sizes
        measure floors     what this machine's arithmetic and memory can do
 One JSON object a line; without sizes, those of the published comparisons.";
