@@ -2,6 +2,7 @@
 
 mod dense;
 mod int8;
+mod lanes;
 mod layers;
 mod one_bit;
 mod panel;

@@ -19,6 +19,7 @@ mod score;
 mod sketch;
 mod spectral;
 mod store;
+mod score;
 mod topk;
 
 use std::time::Instant;

@@ -10,6 +10,9 @@ use pulp::{
     x86::{V3, V4},
 };
 
+use pulp::NullaryFnOnce;
+
+use super::lanes::{Lanes, Portable};
 use super::panel::{GROUP, Panels};
 use super::rows::Int8Rows;
 
@@ -404,6 +407,11 @@ impl Lanes for V3 {
 
 #[cfg(test)]
 mod tests {
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "x86_64")]
+    use pulp::x86::{V3, V4};
+
     use super::*;
 
     #[test]
