@@ -89,8 +89,8 @@ impl Generator<'_> {
                 })
             }
         };
-        // Neither a NaN nor what the numbers of the matrix cannot hold is at most the largest of them.
-        if !(norm <= T::MAX.to_f64()) {
+        // A NaN, or what the numbers of the matrix cannot hold.
+        if norm.is_nan() || norm > T::MAX.to_f64() {
             return Err(CoreError::NonFinite { what: "generator of the rotation", index: 0 });
         }
         let clipped = norm > self.clip;

@@ -49,8 +49,7 @@ pub fn polish<T: Real>(mut b: MatMut<'_, T>, par: Parallelism) -> Result<f64, Er
         }
     }
     let defect = defect.sqrt();
-    // A NaN is not below either.
-    if !(defect < 1.0) {
+    if defect.is_nan() || defect >= 1.0 {
         return Err(Error::NoConvergence { what: "repair of a basis (it is too far from orthogonal)" });
     }
     mirror(&mut square, n);
