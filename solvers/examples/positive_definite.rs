@@ -1,7 +1,8 @@
 //! Optimisation over positive definite matrices: `min tr(S Q) - ln det S`, whose solution is the inverse of `Q`.
 //!
 //! `cargo run --release -p ascribe-solvers --example positive_definite [picture.svg]` prints the relative error of `S`
-//! after some steps and draws it. Regularised gaps stop the descent at an error of their size; strict ones do not.
+//! after some steps and draws it. A little regularisation of the gaps speeds the first steps up, much of it slows the
+//! last ones down.
 
 use ascribe_core::random::Stream;
 use ascribe_core::{MatMut, MatRef};

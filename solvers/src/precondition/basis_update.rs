@@ -45,7 +45,7 @@ impl BasisUpdate {
     }
 
     /// The basis and eigenvalues that follow from the moving average `moment` (lower triangle) of the factor.
-    pub(super) fn from_moment<T: Real>(
+    pub(super) fn follow_moment<T: Real>(
         self,
         moment: &[T],
         basis: &[T],

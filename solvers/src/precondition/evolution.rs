@@ -171,7 +171,7 @@ impl<T: Real> EvolutionState<T> {
         matmul(MatMut::new(&mut w, n, n)?, T::ZERO, T::ONE, weighted.t(), z, parallelism)?;
         let total = T::from_f64(utilities.iter().sum());
         w.iter_mut().step_by(n + 1).for_each(|x| *x -= total);
-        let steps = (0..n).map(|i| -eta * w[i * n + i].to_f64()).collect();
+        let steps: Vec<f64> = (0..n).map(|i| -eta * w[i * n + i].to_f64()).collect();
         let variances: Vec<f64> = self.precision.values().iter().map(|d| 1.0 / d).collect();
         for (i, row) in w.chunks_exact_mut(n.max(1)).enumerate() {
             for (w, s) in row[..=i].iter_mut().zip(&variances) {
@@ -181,7 +181,7 @@ impl<T: Real> EvolutionState<T> {
         let mut mean = self.back(MatRef::from_row(&pull))?;
         mean.iter_mut().zip(&self.mean).for_each(|(x, &mu)| *x = mu + T::from_f64(eta_mean) * *x);
         check_finite("mean", &mean)?;
-        let report = self.precision.advance(w, &variances, [eta, 0.0], steps)?;
+        let report = self.precision.advance(w, &variances, [eta, 0.0], &steps)?;
         self.mean = mean;
         Ok(report)
     }
@@ -194,7 +194,7 @@ impl<T: Real> EvolutionState<T> {
     pub fn generation(&mut self, draws: &mut Draws, mut loss: impl FnMut(&[T]) -> f64) -> Result<f64, Error> {
         let (n, population) = (self.mean.len(), self.options.population);
         let mut z: Vec<T> = zeros("draws", population.checked_mul(n))?;
-        z.iter_mut().for_each(|z| *z = T::from_f64(draws.next_normal()));
+        z.fill_with(|| T::from_f64(draws.next_normal()));
         let z = MatRef::new(&z, population, n)?;
         let points = self.displaced(z)?;
         let losses: Vec<f64> = MatRef::new(&points, population, n)?.row_iter().map(&mut loss).collect();
@@ -230,6 +230,5 @@ pub fn rank_utilities(losses: &[f64]) -> Result<Vec<f64>, CoreError> {
         utilities[i] = (Scalar::ln(count / 2.0 + 1.0) - Scalar::ln(rank as f64 + 1.0)).max(0.0);
     }
     let total: f64 = utilities.iter().sum();
-    utilities.iter_mut().for_each(|u| *u = *u / total - 1.0 / count);
-    Ok(utilities)
+    Ok(utilities.into_iter().map(|u| u / total - 1.0 / count).collect())
 }

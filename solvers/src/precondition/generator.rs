@@ -11,8 +11,7 @@ pub enum Gaps {
     /// The exact generator, 0 where the two are equal to the last bit. For eigenvalues known to be apart.
     Strict,
     /// $-M_{ij} g / (g^2 + \epsilon^2 d_i d_j)$ with the gap `g` and this `epsilon`, relative to the eigenvalues; about
-    /// the step size `beta2` loses nothing to noisy observations. An optimisation that is to converge needs it to
-    /// vanish, or 0.
+    /// the step size `beta2` loses nothing to noisy observations; an optimisation that is to converge wants it small.
     Regularised(f64),
     /// The tangent of half of Jacobi's angle, which diagonalises each pair of the moved matrix: at most
     /// `tan(pi / 8)` a pair.
@@ -89,8 +88,8 @@ impl Generator<'_> {
                 })
             }
         };
-        // Neither a NaN nor what the numbers of the matrix cannot hold is at most the largest of them.
-        if !(norm <= T::MAX.to_f64()) {
+        // A NaN, or what the numbers of the matrix cannot hold.
+        if norm.is_nan() || norm > T::MAX.to_f64() {
             return Err(CoreError::NonFinite { what: "generator of the rotation", index: 0 });
         }
         let clipped = norm > self.clip;

@@ -60,7 +60,7 @@ impl<T: Real> Observation<'_, T> {
     }
 }
 
-impl<'a, T: Real> View<'a, T> {
+impl<T: Real> View<'_, T> {
     fn shape(&self) -> [usize; 2] {
         self.values.map(<[f64]>::len)
     }
@@ -105,12 +105,11 @@ fn see_gradients<T: Real>(
     }
     gradients.row_iter().try_for_each(|row| check_finite("gradients", row))?;
     let copy: Vec<T>;
-    let stacked = match gradients.as_slice() {
-        Some(stacked) => stacked,
-        None => {
-            copy = gradients.row_iter().flatten().copied().collect();
-            &copy
-        }
+    let stacked = if let Some(stacked) = gradients.as_slice() {
+        stacked
+    } else {
+        copy = gradients.row_iter().flatten().copied().collect();
+        &copy
     };
     let right = view.rotate(stacked, 1)?;
     let rotated = view.rotate_rows(&right)?;
@@ -129,7 +128,7 @@ fn see_gradients<T: Real>(
         }
     }
     for (diagonal, scale) in diagonals.iter_mut().zip(scales) {
-        diagonal.iter_mut().for_each(|x| *x *= scale);
+        reduce::scale(diagonal, scale);
     }
     let weights = |inverse: &[f64], scale: f64| -> Vec<T> {
         (0..m).flat_map(|_| inverse.iter().map(move |x| T::from_f64(x * scale))).collect()

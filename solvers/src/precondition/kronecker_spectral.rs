@@ -516,7 +516,7 @@ impl<T: Real> Side<T> {
             moment.iter_mut().step_by(n + 1).for_each(|x| *x += T::from_f64(beta2 * damping));
             check_finite("moving average of a factor", &moment)?;
             if due {
-                moved.basis = Some(options.basis.from_moment(&moment, basis, &mut moved.values, par)?);
+                moved.basis = Some(options.basis.follow_moment(&moment, basis, &mut moved.values, par)?);
             }
             moved.moment = Some(moment);
         }

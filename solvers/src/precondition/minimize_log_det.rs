@@ -20,7 +20,7 @@ pub struct LogDetReport {
 ///
 /// The derivative in the eigenbasis is $B^\top Q B - \mathrm{diag}(1/d)$, so neither `S` nor its inverse is formed. With
 /// a fixed `rate` the error falls by a constant factor a step, about `1 - rate`; the state's
-/// [gaps](super::Spectral::gaps) should be strict, since a regularisation stops it at an error of its own size.
+/// [gaps](super::Spectral::gaps) should be strict or little regularised, since a large `epsilon` slows the last turns down.
 ///
 /// Cost of a step: `4 n^3` flops and the rotation.
 ///

@@ -226,9 +226,9 @@ impl<T: Real> SpectralState<T> {
                 *g = T::from_f64(-g.to_f64() * x * y);
             }
         }
-        let steps = self.values.iter().enumerate().map(|(i, d)| rate * g[i * n + i].to_f64() / d).collect();
+        let steps: Vec<f64> = self.values.iter().enumerate().map(|(i, d)| rate * g[i * n + i].to_f64() / d).collect();
         let values = self.values.clone();
-        self.advance(g, &values, [rate, 0.0], steps)
+        self.advance(g, &values, [rate, 0.0], &steps)
     }
 
     /// The matrix `B^T h B`, lower triangle.
@@ -250,9 +250,9 @@ impl<T: Real> SpectralState<T> {
         let (n, Spectral { beta2, gamma, .. }) = (self.dim(), self.options);
         // The product first: with a step size of 0 nothing moves, however large the ratio.
         let step = |(i, d): (usize, &f64)| beta2 * m[i * n + i].to_f64() / d - beta2 * gamma;
-        let steps = self.values.iter().enumerate().map(step).collect();
+        let steps: Vec<f64> = self.values.iter().enumerate().map(step).collect();
         let values = self.values.clone();
-        self.advance(m, &values, [beta2, gamma], steps)
+        self.advance(m, &values, [beta2, gamma], &steps)
     }
 
     /// Turns the basis by the generator of `m` (lower triangle) for the gaps of `values`, and multiplies the eigenvalues
@@ -262,7 +262,7 @@ impl<T: Real> SpectralState<T> {
         mut m: Vec<T>,
         values: &[f64],
         [rate, decay]: [f64; 2],
-        steps: Vec<f64>,
+        steps: &[f64],
     ) -> Result<SpectralReport, Error> {
         let (n, options) = (self.dim(), self.options);
         for (i, row) in m.chunks_exact(n.max(1)).enumerate() {
@@ -277,7 +277,7 @@ impl<T: Real> SpectralState<T> {
             self.basis = Stored::new(options.storage, turned);
             self.rotations += 1;
         }
-        let limited = grow::<T>(&mut self.values, &steps, options.max_log_step);
+        let limited = grow::<T>(&mut self.values, steps, options.max_log_step);
         self.clipped += usize::from(turn.clipped);
         Ok(SpectralReport { generator_norm: turn.norm, clipped: turn.clipped, limited })
     }
