@@ -154,9 +154,13 @@ impl Orthogonalize<'_> {
         if largest == T::ZERO {
             return x;
         }
-        x.iter_mut().for_each(|x| *x = *x / largest);
+        for x in &mut x {
+            *x /= largest;
+        }
         let norm = reduce::norm2(&x) + T::from_f64(self.norm_epsilon / largest.to_f64());
-        x.iter_mut().for_each(|x| *x = *x / norm);
+        for x in &mut x {
+            *x /= norm;
+        }
         x
     }
 }

@@ -2,7 +2,7 @@
 
 use ascribe_core::{Real, reduce};
 
-use super::adamw::{CHUNK, diagonal_curvature};
+use super::adamw::{Piece, diagonal_curvature, pieces};
 use super::optimizer::{
     Field, Kind, Layout, State, bias_correction, check, check_beta, check_epsilon, check_rate, implement_optimizer,
 };
@@ -312,9 +312,8 @@ impl<T: Real> State<T> for ScheduleFreeState<T> {
         let bc2 = T::from_f64(bias_correction(beta2, self.steps));
         let [c, rate, along] = [weight, learning_rate, learning_rate * (beta1 * (1.0 - weight) - 1.0)].map(T::from_f64);
         let at_base = decay_at == DecayAt::Base;
-        let tasks = params.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK));
-        let tasks = tasks.zip(self.z.chunks_mut(CHUNK)).zip(self.v.chunks_mut(CHUNK)).collect();
-        for_each(self.par, tasks, |(((y, g), z), v): (((&mut [T], &[T]), &mut [T]), &mut [T])| {
+        for_each(self.par, pieces(params, gradients, &mut self.z, &mut self.v), |piece: Piece<'_, T>| {
+            let Piece { params: y, gradients: g, first: z, second: v } = piece;
             for (((y, &g), z), v) in y.iter_mut().zip(g).zip(z).zip(v) {
                 *v = b2 * *v + own2 * (g * g);
                 let u = g / ((*v / bc2).sqrt() + epsilon) + decay * if at_base { *z } else { *y };
