@@ -47,14 +47,18 @@ fn start(input: &Input) -> Option<Box<dyn Optimizer<f32>>> {
     let flag = |at: u8| input.flags >> at & 1 == 1;
     Some(match input.which % 4 {
         0 => Box::new(
-            AdamW { learning_rate, weight_decay, epsilon, beta1: beta(0), beta2: beta(1) }.start(&layout, Serial).ok()?,
+            AdamW { learning_rate, weight_decay, epsilon, beta1: beta(0), beta2: beta(1) }
+                .start(&layout, Serial)
+                .ok()?,
         ),
         1 => {
-            let options = ScheduleFreeAdamW { learning_rate, weight_decay, epsilon, beta1: beta(0), ..Default::default() };
+            let options =
+                ScheduleFreeAdamW { learning_rate, weight_decay, epsilon, beta1: beta(0), ..Default::default() };
             Box::new(ScheduleFreeAdamW { warmup_steps: input.betas[1].into(), ..options }.start(&layout, Serial).ok()?)
         }
         2 => {
-            let options = Soap { learning_rate, weight_decay, epsilon, beta1: beta(0), beta2: beta(1), ..Soap::default() };
+            let options =
+                Soap { learning_rate, weight_decay, epsilon, beta1: beta(0), beta2: beta(1), ..Soap::default() };
             Box::new(Soap { frequency: 2, rotate_vectors: flag(0), max_dim: 3, ..options }.start(&layout, Serial).ok()?)
         }
         _ => {

@@ -7,7 +7,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef};
 use ascribe_solvers::Error;
 use ascribe_solvers::parallel::Parallelism::{self, Serial};
 use ascribe_solvers::precondition::{
-    Assignment, Blocking, CoupledNewton, Decay, Grafting, Layout, Optimizer, RootEngine, Shampoo, inverse_root,
+    Assignment, Block, Blocking, CoupledNewton, Decay, Grafting, Layout, Optimizer, RootEngine, Shampoo, inverse_root,
 };
 use ascribe_tests::{oracle, tolerance};
 use proptest::prelude::*;
@@ -123,7 +123,7 @@ proptest! {
         let blocks = state.blocks().to_vec();
         let apart = layout(&blocks.iter().map(|block| block.shape().to_vec()).collect::<Vec<_>>());
         let mut separate = busy(8, false).start(&apart, Serial).unwrap();
-        let gather = |flat: &[f64]| -> Vec<f64> { blocks.iter().flat_map(|b| b.ranges()).flatten().map(|at| flat[at]).collect() };
+        let gather = |flat: &[f64]| -> Vec<f64> { blocks.iter().flat_map(Block::ranges).flatten().map(|at| flat[at]).collect() };
         let mut w = numbers(seed, "w", rows * cols);
         let mut own = gather(&w);
         for step in 0..4 {
@@ -202,7 +202,7 @@ fn merging_takes_short_axes_together() {
     let blocks = Blocking { max_dim: 8192, merge: true }.blocks(&huge).unwrap();
     assert_eq!(blocks.len(), 16 + 4);
     assert_eq!((blocks[0].shape(), blocks[15].shape()), (&[8192, 8192][..], &[128_256 - 15 * 8192, 8192][..]));
-    assert_eq!(blocks.iter().map(|block| block.len()).sum::<usize>(), huge.len());
+    assert_eq!(blocks.iter().map(Block::len).sum::<usize>(), huge.len());
     assert!(blocks[0].cost(1) > 1e13);
     let none = Blocking { max_dim: 0, merge: true }.blocks(&huge).unwrap_err();
     assert!(matches!(none, Error::Core(CoreError::Parameter { .. })));
@@ -250,7 +250,7 @@ fn engines_agree() {
         }
     }
     let irrational = RootEngine::Coupled { newton: newton(2), relative_epsilon: 0.0 };
-    let options = Shampoo { engine: irrational, exponents: vec![0.3141592653], ..busy(4, false) };
+    let options = Shampoo { engine: irrational, exponents: vec![0.314], ..busy(4, false) };
     assert!(matches!(options.start::<f64>(&layout, Serial).unwrap_err(), Error::Core(CoreError::Parameter { .. })));
 }
 

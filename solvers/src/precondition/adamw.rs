@@ -11,7 +11,26 @@ use crate::error::zeros;
 use crate::parallel::{Parallelism, for_each};
 
 /// Elements that one task moves.
-pub(super) const CHUNK: usize = 1 << 15;
+const CHUNK: usize = 1 << 15;
+
+/// What one task moves: elements with their gradient and two states, all of one length.
+pub(super) struct Piece<'a, T> {
+    pub(super) params: &'a mut [T],
+    pub(super) gradients: &'a [T],
+    pub(super) first: &'a mut [T],
+    pub(super) second: &'a mut [T],
+}
+
+pub(super) fn pieces<'a, T>(
+    params: &'a mut [T],
+    gradients: &'a [T],
+    first: &'a mut [T],
+    second: &'a mut [T],
+) -> Vec<Piece<'a, T>> {
+    let all = params.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK));
+    let all = all.zip(first.chunks_mut(CHUNK)).zip(second.chunks_mut(CHUNK));
+    all.map(|(((params, gradients), first), second)| Piece { params, gradients, first, second }).collect()
+}
 
 /// Adam with decoupled weight decay:
 ///
@@ -157,9 +176,8 @@ impl<T: Real> State<T> for AdamWState<T> {
         let [b1, own1, b2, own2, epsilon] = [beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon].map(T::from_f64);
         let [bc1, bc2] = [beta1, beta2].map(|beta| T::from_f64(bias_correction(beta, self.steps)));
         let (rate, keep) = (T::from_f64(learning_rate), T::from_f64(1.0 - learning_rate * weight_decay));
-        let tasks = params.chunks_mut(CHUNK).zip(gradients.chunks(CHUNK));
-        let tasks = tasks.zip(self.m.chunks_mut(CHUNK)).zip(self.v.chunks_mut(CHUNK)).collect();
-        for_each(self.par, tasks, |(((w, g), m), v): (((&mut [T], &[T]), &mut [T]), &mut [T])| {
+        for_each(self.par, pieces(params, gradients, &mut self.m, &mut self.v), |piece: Piece<'_, T>| {
+            let Piece { params: w, gradients: g, first: m, second: v } = piece;
             for (((w, &g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
                 *m = b1 * *m + own1 * g;
                 *v = b2 * *v + own2 * (g * g);

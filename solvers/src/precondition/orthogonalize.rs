@@ -97,7 +97,7 @@ impl Orthogonalize<'_> {
     /// ```
     /// use ascribe_core::{MatMut, MatRef};
     /// use ascribe_solvers::{parallel::Parallelism, precondition::Orthogonalize};
-    /// let (g, mut q) = ([3.0, 0.0, 0.0, 0.0, -0.1, 0.0], [0.0; 6]);
+    /// let (g, mut q) = ([3.0, 0.0, 0.0, 0.0, -0.1, 0.0], [0.0_f64; 6]);
     /// let out = MatMut::new(&mut q, 2, 3)?;
     /// Orthogonalize::default().apply(out, MatRef::new(&g, 2, 3)?, Parallelism::Serial)?;
     /// assert!((q[0] - 1.0).abs() < 1e-6 && (q[4] + 1.0).abs() < 1e-6);
@@ -154,9 +154,13 @@ impl Orthogonalize<'_> {
         if largest == T::ZERO {
             return x;
         }
-        x.iter_mut().for_each(|x| *x = *x / largest);
+        for x in &mut x {
+            *x /= largest;
+        }
         let norm = reduce::norm2(&x) + T::from_f64(self.norm_epsilon / largest.to_f64());
-        x.iter_mut().for_each(|x| *x = *x / norm);
+        for x in &mut x {
+            *x /= norm;
+        }
         x
     }
 }

@@ -46,12 +46,12 @@ pub enum Decay {
 /// let layout = Layout::new(&[("w", &[2, 2])])?;
 /// let shampoo = Shampoo { learning_rate: 0.1, beta2: 0.9, ..Shampoo::default() };
 /// let mut optimizer = shampoo.start(&layout, Parallelism::Serial)?;
-/// let mut w = [3.0, 0.0, 0.0, 0.01]; // a badly scaled |W|^2 / 2
+/// let mut w = [3.0_f64, 0.0, 0.0, 0.01]; // a badly scaled |W|^2 / 2
 /// for _ in 0..100 {
 ///     let gradient = w;
 ///     optimizer.step(&mut w, &gradient)?;
 /// }
-/// assert!(w.iter().all(|w| w.abs() < 0.2), "{w:?}");
+/// assert!(w.iter().all(|w| w.abs() < 0.3), "{w:?}");
 /// # Ok::<(), ascribe_solvers::Error>(())
 /// ```
 ///
