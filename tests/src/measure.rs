@@ -19,7 +19,6 @@ mod score;
 mod sketch;
 mod spectral;
 mod store;
-mod score;
 mod topk;
 
 use std::time::Instant;
