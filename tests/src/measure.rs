@@ -108,6 +108,7 @@ pub const KERNELS: &[Kernel] = &[
     score::INT8,
     score::ONE_BIT,
     store::WRITE,
+    store::SCORE,
     spectral::CAYLEY,
     spectral::STEP,
     spectral::KRONECKER_STEP,
