@@ -166,7 +166,9 @@ impl<T: Real> State<T> for AdamWState<T> {
         let largest = self.largest.max(gradient);
         let mean = largest / (1.0 - beta1);
         let update = learning_rate * (mean / epsilon + weight_decay * params);
-        mean.max(largest * largest / (1.0 - beta2)).max(params + update).max(mean / epsilon)
+        // The rates too: they are rounded to `T` before they meet a zero.
+        let rates = learning_rate * (1.0 + weight_decay);
+        mean + largest * largest / (1.0 - beta2) + params + update + mean / epsilon + rates
     }
 
     fn advance(&mut self, params: &mut [T], gradients: &[T]) -> Result<(), Error> {

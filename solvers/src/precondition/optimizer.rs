@@ -211,8 +211,8 @@ pub(super) trait State<T: Real>: Clone {
         Ok(())
     }
 
-    /// A bound of every number that the next step forms, for parameters of at most `params` in absolute value and
-    /// gradients of at most `gradient` in the Euclidean norm.
+    /// A bound of every number that the next step forms, as a sum: NaN must not get lost, as it does in a maximum. For
+    /// parameters of at most `params` in absolute value and gradients of at most `gradient` in the Euclidean norm.
     fn reach(&self, params: f64, gradient: f64) -> f64;
 
     /// The step, on inputs that are finite.

@@ -294,7 +294,8 @@ impl<T: Real> State<T> for ScheduleFreeState<T> {
         let update = largest / epsilon + weight_decay * point;
         // y lies between x and z, and x between its values: three times either is more than any of them.
         let (_, _, weights) = self.next();
-        (largest * largest / (1.0 - beta2)).max(update).max(3.0 * (point + learning_rate * update)).max(weights)
+        let rates = learning_rate * (1.0 + weight_decay) + weight_decay;
+        largest * largest / (1.0 - beta2) + 4.0 * update + 3.0 * (point + learning_rate * update) + weights + rates
     }
 
     fn advance(&mut self, params: &mut [T], gradients: &[T]) -> Result<(), Error> {

@@ -339,7 +339,7 @@ impl<T: Real> State<T> for SoapState<T> {
         let order = self.layers.iter().map(|layer| layer.shape.len()).max().unwrap_or(0);
         let rotation = (1.3 * longest).powi(order as i32);
         let squares = (largest * rotation).powi(2) / (1.0 - beta2);
-        squares.max(rotation * step.max(moved * (1.0 + learning_rate * weight_decay)))
+        squares + rotation * (step + moved * (1.0 + learning_rate * weight_decay)) + learning_rate / (1.0 - beta1)
     }
 
     fn advance(&mut self, params: &mut [T], gradients: &[T]) -> Result<(), Error> {

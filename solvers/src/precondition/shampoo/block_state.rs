@@ -97,12 +97,11 @@ impl<T: Real> BlockState<T> {
         let grafted = filtered * options.grafting.reach();
         let step = filtered * roots + (grafted + filtered) + decay;
         let velocity = (reduce::norm2(&self.velocity).to_f64() + step) * 2.0;
-        // Norms are as large as the elements times the root of their number; the quotient of norms by itself may be large.
-        let mut reach = squares.max(step).max(velocity).max(params + options.learning_rate * (velocity + step));
-        if grafted > 0.0 {
-            reach = reach.max(grafted / TINY).max(grafted * len.sqrt());
-        }
-        if options.beta2 < 1.0 { reach.max(squares / (1.0 - options.beta2)) } else { reach }
+        let moved = params + options.learning_rate * (velocity + step + 1.0) + options.weight_decay;
+        // Norms are as large as the elements times the root of their number; their quotient may be large by itself.
+        let quotient = if grafted > 0.0 { grafted / TINY + grafted * len.sqrt() } else { 0.0 };
+        let mean = if options.beta2 < 1.0 { squares / (1.0 - options.beta2) } else { 0.0 };
+        squares + step + velocity + moved + quotient + mean
     }
 
     /// Step `t` on the weights `w` with the gradient `g`.
