@@ -30,6 +30,7 @@ mod grafting;
 mod growth;
 mod kronecker_descent;
 mod kronecker_observation;
+mod kronecker_side;
 mod kronecker_spectral;
 mod matrix_root;
 mod minimize_log_det;

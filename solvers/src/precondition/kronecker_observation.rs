@@ -5,7 +5,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 
 use crate::Error;
 use crate::error::{check_finite, check_shape, zeros};
-use crate::linalg::matmul;
+use crate::linalg::{Rows, matmul};
 use crate::parallel::Parallelism;
 
 /// The curvature of a layer, by examples.
@@ -215,4 +215,14 @@ fn transposed<T: Real>(x: &[T], r: usize, c: usize) -> Vec<T> {
         }
     }
     out
+}
+
+impl<T: Real> Weighted<T> {
+    /// Adds `scale` times the Gram matrix to the lower triangle of `out` `[n, n]`.
+    pub(super) fn gram(mut self, mut out: Vec<T>, n: usize, scale: f64, par: Parallelism) -> Result<Vec<T>, CoreError> {
+        reduce::scale(&mut self.weights, T::from_f64(scale));
+        let rows = Rows { weights: Some(&self.weights), ..Rows::new(MatRef::new(&self.rows, self.weights.len(), n)?) };
+        rows.add_gram(MatMut::new(&mut out, n, n)?, par)?;
+        Ok(out)
+    }
 }

@@ -6,16 +6,17 @@ use ascribe_core::record::LayerRecord;
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, Scalar};
 
 use super::basis_update::descending_eigenvectors;
-use super::generator::{Generator, Turn, mirror};
-use super::growth::{check_values, grow, grow_together, reach};
-use super::kronecker_observation::{Coordinates, Observation, View, Weighted};
-use super::spectral::{check_basis, check_damping, check_positive, check_unit, identity, reconstruct, turn_basis};
+use super::generator::mirror;
+use super::growth::{check_values, grow};
+use super::kronecker_observation::{Coordinates, Observation, View};
+use super::kronecker_side::{Observed, Side};
+use super::spectral::{check_basis, check_damping, check_positive, check_unit, identity, reconstruct};
 use super::storage::Stored;
 use super::{BasisUpdate, Cayley, Gaps, Storage};
 use crate::Error;
 use crate::curvature::{Basis, EigenBlock};
 use crate::error::{check_finite, check_shape, zeros};
-use crate::linalg::{Rows, matmul};
+use crate::linalg::matmul;
 use crate::parallel::Parallelism;
 
 /// `S = alpha K (x) C` for a layer's weight `[r, c]`, with `K = B_K diag(d_K) B_K^T` over its rows, `C` over its columns
@@ -123,14 +124,6 @@ pub struct KroneckerState<T> {
     alpha: f64,
     steps: usize,
     clipped: usize,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Side<T> {
-    basis: Stored<T>,
-    values: Vec<f64>,
-    /// The moving average of the factor's observations, lower triangle; empty where the update needs none.
-    moment: Vec<T>,
 }
 
 impl KroneckerSpectral {
@@ -464,95 +457,5 @@ impl<T: Real> KroneckerState<T> {
             side.values.iter_mut().for_each(|d| *d *= Scalar::exp(-mean));
             grow::<T>(std::slice::from_mut(&mut self.alpha), &[mean], f64::INFINITY);
         }
-    }
-}
-
-/// What a batch says about one side.
-struct Observed<T> {
-    /// Of `M`, damping included.
-    diagonal: Vec<f64>,
-    weighted: Option<Weighted<T>>,
-    damping: f64,
-    tau: f64,
-}
-
-/// What a side becomes; a basis or a moment that stays is `None`.
-struct Moved<T> {
-    values: Vec<f64>,
-    limited: usize,
-    basis: Option<Vec<T>>,
-    moment: Option<Vec<T>>,
-    turn: Turn,
-}
-
-impl<T: Real> Side<T> {
-    fn moved(
-        &self,
-        options: &KroneckerSpectral,
-        observed: Observed<T>,
-        basis: &[T],
-        due: bool,
-        updates: usize,
-    ) -> Result<Moved<T>, Error> {
-        let KroneckerSpectral { beta2, gaps, clip, parallelism: par, .. } = *options;
-        let n = self.values.len();
-        let (values, limited) = self.moved_values(options, &observed);
-        let Observed { diagonal, weighted, damping, tau } = observed;
-        let mut moved = Moved { values, limited, basis: None, moment: None, turn: Turn::default() };
-        let Some(weighted) = weighted else { return Ok(moved) };
-        if let Some(cayley) = options.basis.cayley() {
-            let mut m = weighted.gram(vec![T::ZERO; n * n], n, 1.0, par)?;
-            m.iter_mut().step_by(n + 1).zip(diagonal).for_each(|(m, x)| *m = T::from_f64(x));
-            let decay = if options.eigenvalues == Eigenvalues::Geometric { tau } else { options.gamma };
-            moved.turn = Generator { values: &self.values, rate: beta2, decay, gaps, clip }.fill(&mut m, par)?;
-            if moved.turn.norm > 0.0 {
-                let repair = options.polish_every > 0 && (updates + 1).is_multiple_of(options.polish_every);
-                moved.basis = Some(turn_basis(cayley, basis, (&m, moved.turn.norm.min(clip)), n, repair, par)?);
-            }
-        } else {
-            let mut moment = self.moment.clone();
-            ascribe_core::reduce::scale(&mut moment, T::from_f64(1.0 - beta2));
-            let mut moment = weighted.gram(moment, n, beta2, par)?;
-            moment.iter_mut().step_by(n + 1).for_each(|x| *x += T::from_f64(beta2 * damping));
-            check_finite("moving average of a factor", &moment)?;
-            if due {
-                moved.basis = Some(options.basis.follow_moment(&moment, basis, &mut moved.values, par)?);
-            }
-            moved.moment = Some(moment);
-        }
-        Ok(moved)
-    }
-
-    fn moved_values(&self, options: &KroneckerSpectral, observed: &Observed<T>) -> (Vec<f64>, usize) {
-        let KroneckerSpectral { beta2, gamma, max_log_step, .. } = *options;
-        let mut values = self.values.clone();
-        let mut limited = 0;
-        match options.eigenvalues {
-            Eigenvalues::Geometric => {
-                let step = |(m, d): (&f64, &f64)| beta2 * (m / d - observed.tau);
-                let steps: Vec<f64> = observed.diagonal.iter().zip(&self.values).map(step).collect();
-                limited = grow_together::<T>(&mut values, &steps, max_log_step);
-            }
-            Eigenvalues::Arithmetic { .. } => {
-                let least = (values.len().clamp(10, 4000) as f64).powi(-2);
-                let most = Scalar::exp(reach::<T>());
-                for (d, m) in values.iter_mut().zip(&observed.diagonal) {
-                    let moved = (1.0 - gamma * beta2) * *d + beta2 * m;
-                    *d = moved.clamp(least, most);
-                    limited += usize::from(*d != moved);
-                }
-            }
-        }
-        (values, limited)
-    }
-}
-
-impl<T: Real> Weighted<T> {
-    /// Adds `scale` times the Gram matrix to the lower triangle of `out` `[n, n]`.
-    fn gram(mut self, mut out: Vec<T>, n: usize, scale: f64, par: Parallelism) -> Result<Vec<T>, CoreError> {
-        ascribe_core::reduce::scale(&mut self.weights, T::from_f64(scale));
-        let rows = Rows { weights: Some(&self.weights), ..Rows::new(MatRef::new(&self.rows, self.weights.len(), n)?) };
-        rows.add_gram(MatMut::new(&mut out, n, n)?, par)?;
-        Ok(out)
     }
 }

@@ -1,5 +1,7 @@
 //! Rows as they are stored, and sources that hand them out block by block.
 
+use ascribe_core::quantize::half::{decode_bf16, decode_f16};
+use ascribe_core::quantize::{int8_block, one_bit};
 use ascribe_core::{MatMut, MatRef};
 
 use crate::Error;
@@ -141,45 +143,25 @@ impl<'a> StoredRows<'a> {
         }
         match *self {
             Self::F32(x) => out.copy_from(x)?,
-            Self::F16(bits) => out.for_each_row(|i, out| decode_f16(out, bits.row(i))),
-            Self::Bf16(bits) => out.for_each_row(|i, out| decode_bf16(out, bits.row(i))),
-            Self::Int8(Int8Rows { codes, scales, block }) => out.for_each_row(|i, out| {
-                let blocks = out.chunks_mut(block).zip(codes.row(i).chunks(block)).zip(scales.row(i));
-                for ((out, codes), &scale) in blocks {
-                    for (out, &code) in out.iter_mut().zip(codes) {
-                        *out = f32::from(code) * scale;
-                    }
-                }
-            }),
-            Self::OneBit(OneBitRows { bits, scales, .. }) => out.for_each_row(|i, out| {
-                for (out, &byte) in out.chunks_mut(8).zip(bits.row(i)) {
-                    for (c, out) in out.iter_mut().enumerate() {
-                        *out = if byte >> c & 1 == 1 { scales[i] } else { -scales[i] };
-                    }
-                }
-            }),
+            Self::F16(bits) => each_row(out, |i, out| decode_f16(out, bits.row(i)))?,
+            Self::Bf16(bits) => each_row(out, |i, out| decode_bf16(out, bits.row(i)))?,
+            Self::Int8(Int8Rows { codes, scales, block }) => {
+                each_row(out, |i, out| int8_block::dequantize(out, codes.row(i), scales.row(i), block))?;
+            }
+            Self::OneBit(OneBitRows { bits, scales, .. }) => {
+                each_row(out, |i, out| one_bit::dequantize(out, bits.row(i), scales[i]))?;
+            }
         }
         Ok(())
     }
 }
 
-#[inline(always)]
-pub(super) fn decode_f16(out: &mut [f32], bits: &[u16]) {
-    for (out, &bits) in out.iter_mut().zip(bits) {
-        let magnitude = u32::from(bits & 0x7fff) << 13;
-        // The exponents differ by 112 in their bias; a product with 2^112 also makes subnormals right.
-        let finite = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);
-        let infinite = f32::from_bits(magnitude | 0x7f80_0000);
-        let decoded = if magnitude >= 0x7c00 << 13 { infinite } else { finite };
-        *out = f32::from_bits(decoded.to_bits() | u32::from(bits & 0x8000) << 16);
-    }
-}
-
-#[inline(always)]
-pub(super) fn decode_bf16(out: &mut [f32], bits: &[u16]) {
-    for (out, &bits) in out.iter_mut().zip(bits) {
-        *out = f32::from_bits(u32::from(bits) << 16);
-    }
+/// Calls `f` with each row, until one fails.
+fn each_row(
+    mut out: MatMut<'_, f32>,
+    mut f: impl FnMut(usize, &mut [f32]) -> Result<(), ascribe_core::Error>,
+) -> Result<(), ascribe_core::Error> {
+    (0..out.rows()).try_for_each(|i| f(i, out.row_mut(i)))
 }
 
 /// Rows that are handed out block by block: a matrix in memory, the files of a store.

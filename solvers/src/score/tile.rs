@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ascribe_core::quantize::half::{bf16_to_f32, f16_to_f32};
 use ascribe_core::score::{NORM_FLOOR, Similarity};
 use ascribe_core::{MatRef, reduce};
 use pulp::{Arch, Simd, WithSimd};
@@ -11,7 +12,7 @@ use super::int8::{Int8, Int8Queries};
 use super::one_bit::{OneBit, TABLE};
 use super::panel::{Aligned, Panels};
 use super::row_dots::number_row;
-use super::rows::{StoredRows, decode_bf16, decode_f16};
+use super::rows::StoredRows;
 use super::scorer::Scorer;
 
 /// Rows of a tile: their sums and a chunk of their decoded columns stay in a second-level cache.
@@ -123,13 +124,13 @@ impl Workspace {
             }
             StoredRows::F16(bits) => {
                 for (first, cols) in chunks(bits.cols()) {
-                    let x = halves(decoded, bits.block(0, bits.rows(), first, cols)?, decode_f16)?;
+                    let x = halves(decoded, bits.block(0, bits.rows(), first, cols)?, f16_to_f32)?;
                     Dense { sums, x, panels, first }.run();
                 }
             }
             StoredRows::Bf16(bits) => {
                 for (first, cols) in chunks(bits.cols()) {
-                    let x = halves(decoded, bits.block(0, bits.rows(), first, cols)?, decode_bf16)?;
+                    let x = halves(decoded, bits.block(0, bits.rows(), first, cols)?, bf16_to_f32)?;
                     Dense { sums, x, panels, first }.run();
                 }
             }
@@ -146,7 +147,7 @@ pub(super) fn chunks(cols: usize) -> impl Iterator<Item = (usize, usize)> {
 fn halves<'s>(
     decoded: &'s mut Vec<f32>,
     bits: MatRef<'_, u16>,
-    decode: impl Fn(&mut [f32], &[u16]),
+    decode: impl Fn(u16) -> f32,
 ) -> Result<MatRef<'s, f32>, ascribe_core::Error> {
     let (rows, cols) = (bits.rows(), bits.cols());
     decoded.resize(rows * cols, 0.0);
@@ -161,12 +162,12 @@ struct Decode<'s, F> {
     by: F,
 }
 
-impl<F: Fn(&mut [f32], &[u16])> WithSimd for Decode<'_, F> {
+impl<F: Fn(u16) -> f32> WithSimd for Decode<'_, F> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         for (decoded, bits) in self.decoded.chunks_exact_mut(self.bits.cols()).zip(self.bits.row_iter()) {
-            (self.by)(decoded, bits);
+            decoded.iter_mut().zip(bits).for_each(|(decoded, &bits)| *decoded = (self.by)(bits));
         }
     }
 }

@@ -58,7 +58,7 @@ fn score(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
     let store = Store::open(&dir)?;
     let mut selected = Ok(());
     let seconds = settings.time(|| {
-        let mut select = || -> Result<(), Failure> {
+        let select = || -> Result<(), Failure> {
             let mut best = Selection::new(n_query, k, 0)?;
             Scorer { par, ..Scorer::default() }.select(&mut best, 0, black_box(&store), queries)?;
             drop(black_box(best.proponents.finish()));
