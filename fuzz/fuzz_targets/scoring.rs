@@ -82,7 +82,8 @@ fuzz_target!(|input: Input| {
         assert!(scorer.select(&mut best, start, &shard, queries).is_ok());
     }
     let key = |entry: &Ranked<f32>| (entry.index, entry.score.is_nan(), entry.score + 0.0);
-    for (found, direction, k) in [(best.proponents, Direction::Largest, k[0]), (best.opponents, Direction::Smallest, k[1])]
+    for (found, direction, k) in
+        [(best.proponents, Direction::Largest, k[0]), (best.opponents, Direction::Smallest, k[1])]
     {
         let Ok(sorted) = top_k(scores, k, direction) else { panic!("a small selection") };
         for (found, sorted) in found.finish().iter().flatten().zip(sorted.iter().flatten()) {

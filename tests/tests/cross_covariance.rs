@@ -152,7 +152,7 @@ fn daunce_is_exact_on_linear_least_squares() {
         (0..d * d).for_each(|at| hessian[at] += row[at / d] * row[at % d]);
     }
     // Columns 1..=n of a Hadamard matrix: of mean zero and orthogonal, over the 8 models.
-    let sign = |k: usize, i: usize| if (k & (i + 1)).count_ones() % 2 == 0 { radius } else { -radius };
+    let sign = |k: usize, i: usize| if (k & (i + 1)).count_ones().is_multiple_of(2) { radius } else { -radius };
     let mut losses = Vec::new();
     for k in 0..order {
         let mut step = vec![0.0; d];

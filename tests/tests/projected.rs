@@ -19,10 +19,17 @@ fn relative() -> Filter {
     Filter { damping: Damping::Relative(DAMPING), ..Filter::default() }
 }
 
+/// The logarithm of `p / (1 - p)` with the softmax written out.
+fn odds<S: Scalar>(z: &[S], y: usize) -> S {
+    let sum = z.iter().fold(S::ZERO, |sum, z| sum + z.exp());
+    let p = z[y].exp() / sum;
+    (p / (S::ONE - p)).ln()
+}
+
 /// Rows of each layer, `[rows, widths[l]]`, of a rank that may be smaller than the width.
 #[derive(Debug, Clone)]
 struct Rows<T> {
-    rows: usize,
+    count: usize,
     widths: Vec<usize>,
     data: Vec<Vec<T>>,
 }
@@ -30,10 +37,10 @@ struct Rows<T> {
 impl<T: Real> Rows<T> {
     fn random(rows: usize, widths: &[usize], stream: Stream) -> Self {
         let data = widths.iter().zip(0..).map(|(width, l)| oracle::uniform(stream.child(l), rows * width)).collect();
-        Self { rows, widths: widths.to_vec(), data }
+        Self { count: rows, widths: widths.to_vec(), data }
     }
     fn views(&self) -> Vec<MatRef<'_, T>> {
-        self.data.iter().zip(&self.widths).map(|(data, width)| MatRef::new(data, self.rows, *width).unwrap()).collect()
+        self.data.iter().zip(&self.widths).map(|(data, width)| MatRef::new(data, self.count, *width).unwrap()).collect()
     }
     fn dim(&self) -> usize {
         self.widths.iter().sum()
@@ -61,10 +68,10 @@ impl<T: Real> Rows<T> {
     fn fisher(&self, l: usize) -> Vec<f64> {
         let k = self.widths[l];
         let mut fisher = vec![0.0; k * k];
-        for i in 0..self.rows {
+        for i in 0..self.count {
             let g = self.row(l, i);
             for (at, x) in fisher.iter_mut().enumerate() {
-                *x += g[at / k] * g[at % k] / self.rows as f64;
+                *x += g[at / k] * g[at % k] / self.count as f64;
             }
         }
         fisher
@@ -82,7 +89,7 @@ fn oracle_influence(matrix: &[f64], c: f64, t: &[f64], q: &[f64]) -> f64 {
 }
 
 fn influence<T: Real>(fisher: &ProjectedFisher<T>, train: &Rows<T>, query: &Rows<T>) -> Vec<T> {
-    let (n, m, dim) = (train.rows, query.rows, train.dim());
+    let (n, m, dim) = (train.count, query.count, train.dim());
     let (mut solved, mut out) = (vec![T::ZERO; m * dim], vec![T::from_f64(f64::NAN); n * m]);
     fisher.precondition(MatMut::new(&mut solved, m, dim).unwrap(), &query.views()).unwrap();
     fisher.scores(MatMut::new(&mut out, n, m).unwrap(), &train.views(), MatRef::new(&solved, m, dim).unwrap()).unwrap();
@@ -90,7 +97,7 @@ fn influence<T: Real>(fisher: &ProjectedFisher<T>, train: &Rows<T>, query: &Rows
 }
 
 fn self_influence<T: Real>(fisher: &ProjectedFisher<T>, rows: &Rows<T>) -> Vec<f64> {
-    let mut out = vec![T::from_f64(f64::NAN); rows.rows];
+    let mut out = vec![T::from_f64(f64::NAN); rows.count];
     fisher.self_influence(&mut out, &rows.views()).unwrap();
     oracle::wide(&out)
 }
@@ -173,7 +180,7 @@ proptest! {
         let scaled = of(&train.scaled(0, factor), &query.scaled(0, factor));
         let alone = |l: usize| {
             let layer = |rows: &Rows<f64>| {
-                Rows { rows: rows.rows, widths: vec![rows.widths[l]], data: vec![rows.data[l].clone()] }
+                Rows { count: rows.count, widths: vec![rows.widths[l]], data: vec![rows.data[l].clone()] }
             };
             of(&layer(&train), &layer(&query))
         };
@@ -287,7 +294,7 @@ proptest! {
         }
         let trak = Trak::default().prepare(&train.grams()).unwrap();
         let scores = |query: &Rows<f64>| {
-            let m = query.rows;
+            let m = query.count;
             let (mut solved, mut out) = (vec![0.0; m * trak.dim()], vec![f64::NAN; n * m]);
             trak.precondition(MatMut::new(&mut solved, m, trak.dim()).unwrap(), &query.views()).unwrap();
             let solved = MatRef::new(&solved, m, trak.dim()).unwrap();
@@ -328,11 +335,6 @@ proptest! {
     #[test]
     fn the_margin_is_the_log_odds_and_has_its_derivative(z in prop::collection::vec(-4.0..4.0_f64, 2..6), y in 0..6_usize) {
         let y = y % z.len();
-        fn odds<S: Scalar>(z: &[S], y: usize) -> S {
-            let sum = z.iter().fold(S::ZERO, |sum, z| sum + z.exp());
-            let p = z[y].exp() / sum;
-            (p / (S::ONE - p)).ln()
-        }
         let allowed = tolerance::margin(z.len(), 4.0);
         prop_assert!((margin(&z, y).unwrap() - odds(&z, y)).abs() <= allowed);
         let mut got = vec![f64::NAN; z.len()];

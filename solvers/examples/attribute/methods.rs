@@ -41,12 +41,15 @@ pub(crate) struct Method {
 #[derive(Debug)]
 pub(crate) enum Kind {
     Whole(fn(&Context<'_>) -> Result<Attribution, String>),
-    Sketched(fn(&Context<'_>, usize) -> Result<Attribution, String>),
+    Sketched(OfSketches),
 }
+
+/// Attribution by sketches of a length.
+pub(crate) type OfSketches = fn(&Context<'_>, usize) -> Result<Attribution, String>;
 
 impl Kind {
     /// What a method does with sketches of a given length, if it sketches.
-    pub(crate) fn sketched(&self) -> Option<fn(&Context<'_>, usize) -> Result<Attribution, String>> {
+    pub(crate) fn sketched(&self) -> Option<OfSketches> {
         match self {
             Whole(_) => None,
             Sketched(attribute) => Some(*attribute),

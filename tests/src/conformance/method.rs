@@ -217,7 +217,7 @@ fn logra<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let (n, m) = (rows(&train), rows(&query));
     let filter = Filter { damping: Damping::Relative(inputs.number("c")?), ..Filter::default() };
     let fisher = ProjectedFisher::of_rows(&train, &filter, Serial)?;
-    let (dot, self_train, self_query) = influence(&fisher, &train, &query)?;
+    let [dot, self_train, self_query] = influence(&fisher, &train, &query)?;
     let normalized = |by: Normalization<'_, T>| {
         let mut scores = dot.clone();
         by.apply(MatMut::new(&mut scores, n, m)?)?;
@@ -267,7 +267,7 @@ fn grass<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     }
     let filter = Filter { damping: Damping::Relative(inputs.number("c")?), ..Filter::default() };
     let fisher = ProjectedFisher::of_rows(&train, &filter, Serial)?;
-    let (scores, self_train, self_query) = influence(&fisher, &train, &query)?;
+    let [scores, self_train, self_query] = influence(&fisher, &train, &query)?;
     Ok(Outputs::new()
         .with_condition(condition(&fisher, &filter)?)
         .with_magnitude((largest(&self_train) * largest(&self_query)).sqrt())
@@ -279,7 +279,7 @@ fn influence<T: Real>(
     fisher: &ProjectedFisher<T>,
     train: &[MatRef<'_, T>],
     query: &[MatRef<'_, T>],
-) -> Result<(Vec<T>, Vec<T>, Vec<T>), Failure> {
+) -> Result<[Vec<T>; 3], Failure> {
     let (n, m, dim) = (rows(train), rows(query), fisher.dim());
     let (mut dot, mut solved) = (vec![T::ZERO; n * m], vec![T::ZERO; m * dim]);
     fisher.precondition(MatMut::new(&mut solved, m, dim)?, query)?;
@@ -287,7 +287,7 @@ fn influence<T: Real>(
     let (mut self_train, mut self_query) = (vec![T::ZERO; n], vec![T::ZERO; m]);
     fisher.self_influence(&mut self_train, train)?;
     fisher.self_influence(&mut self_query, query)?;
-    Ok((dot, self_train, self_query))
+    Ok([dot, self_train, self_query])
 }
 
 fn lambda(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
