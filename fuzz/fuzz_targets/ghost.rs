@@ -63,8 +63,8 @@ fn results(input: &Input, train: &LayerRecord<'_, f32>, query: &LayerRecord<'_, 
     }
     assert!(pooled(query).is_ok_and(|sum| sum.examples() == 1 && sum.dim() == query.dim()));
 
-    let Ok(mut fisher) = DiagonalFisher::new(train.dim()) else { panic!("few parameters") };
-    if fisher.add_record(train, Serial).is_ok() {
+    let Ok(mut fisher) = DiagonalFisher::new(train.dim(), Serial) else { panic!("few parameters") };
+    if fisher.add_record(train).is_ok() {
         all.extend(fisher.diagonal::<f32>().unwrap_or_default());
     }
     let mut gradients = vec![f32::NAN; m * query.dim()];

@@ -392,7 +392,7 @@ fn normalized_scores_do_not_depend_on_the_size_of_the_training_gradient() {
 #[test]
 fn datainf_on_the_sketches_of_one_example_is_the_influence() {
     let (train, query) = ([2.0, 0.0, -1.0, 3.0], [1.0, 1.0, 2.0, 0.5]);
-    let layers = |x: &[f64; 4]| Rows { rows: 1, widths: vec![3, 1], data: vec![x[..3].to_vec(), x[3..].to_vec()] };
+    let layers = |x: &[f64; 4]| Rows { count: 1, widths: vec![3, 1], data: vec![x[..3].to_vec(), x[3..].to_vec()] };
     let fisher = ProjectedFisher::of_rows(&layers(&train).views(), &relative(), Serial).unwrap();
     let want = influence(&fisher, &layers(&train), &layers(&query))[0];
     let datainf = DataInf { damping: Damping::Relative(DAMPING), ..DataInf::default() };

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 /// Rows at each checkpoint, `[rows, widths[c]]`.
 #[derive(Debug, Clone)]
 struct Rows<T> {
-    rows: usize,
+    count: usize,
     widths: Vec<usize>,
     data: Vec<Vec<T>>,
 }
@@ -20,10 +20,10 @@ struct Rows<T> {
 impl<T: Real> Rows<T> {
     fn random(rows: usize, widths: &[usize], stream: Stream) -> Self {
         let data = widths.iter().zip(0..).map(|(width, c)| oracle::uniform(stream.child(c), rows * width)).collect();
-        Self { rows, widths: widths.to_vec(), data }
+        Self { count: rows, widths: widths.to_vec(), data }
     }
     fn views(&self) -> Vec<MatRef<'_, T>> {
-        self.data.iter().zip(&self.widths).map(|(data, width)| MatRef::new(data, self.rows, *width).unwrap()).collect()
+        self.data.iter().zip(&self.widths).map(|(data, width)| MatRef::new(data, self.count, *width).unwrap()).collect()
     }
     fn row(&self, c: usize, i: usize) -> Vec<f64> {
         oracle::wide(self.views()[c].row(i))
@@ -42,8 +42,8 @@ fn scores<T: Real>(
     similarity: Similarity,
     par: Parallelism,
 ) -> Vec<T> {
-    let mut out = vec![T::from_f64(f64::NAN); train.rows * query.rows];
-    let view = MatMut::new(&mut out, train.rows, query.rows).unwrap();
+    let mut out = vec![T::from_f64(f64::NAN); train.count * query.count];
+    let view = MatMut::new(&mut out, train.count, query.count).unwrap();
     tracin_scores(view, &train.views(), &query.views(), weights, similarity, par).unwrap();
     out
 }
