@@ -86,6 +86,7 @@ pub const KERNELS: &[Kernel] = &[
     inverse::CG,
     inverse::LISSA,
     covariance::KERNEL,
+    covariance::GRAM,
     ekfac::EIGENVALUES,
     ekfac::APPLY,
     krylov::MINRES,

@@ -166,7 +166,7 @@ fn names_come_after_their_bytes() {
     fs::remove_file(log).unwrap();
     let (mut bytes_on_disk, mut names_on_disk, mut renamed) = (true, true, 0);
     for call in calls.lines() {
-        // With the file behind each descriptor: `fsync(5</tmp/store/w.tmp>) = 0`.
+        // With the file behind each descriptor: `fsync(5<w.tmp>) = 0`.
         let on =
             |name: &str, file: &str| call.starts_with(name) && call.split([',', ')']).next().unwrap().ends_with(file);
         if on("write(", ".tmp>") {

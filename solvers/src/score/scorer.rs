@@ -56,8 +56,7 @@ const TASK_ROWS: usize = 48;
 /// ```
 ///
 /// # References
-/// l-RelatIF: arXiv:2003.11630, equation 9. Queries of more bits than the rows: arXiv:1908.10396, section 1, which
-/// calls it asymmetric.
+/// l-RelatIF: Barshan et al., arXiv:2003.11630.
 #[derive(Debug, Clone, Copy)]
 pub struct Scorer<'a> {
     /// The product of a row and a query.
