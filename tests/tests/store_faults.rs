@@ -352,3 +352,20 @@ fn a_damaged_segment_is_deleted_and_its_examples_done_again() {
     let ids = [BATCHES[0], BATCHES[2], BATCHES[1]].concat();
     assert_eq!(contents(&Store::open(&dir).unwrap()), expected(&ids, FAULT_FORMAT, FAULT_DIM));
 }
+
+/// Processes that are started meanwhile have copies of open files for a moment, locks among them.
+#[test]
+fn a_lock_ends_with_its_writer_whatever_processes_are_started() {
+    let (dir, done) = (ScratchDir::new(), AtomicBool::new(false));
+    Store::create(&dir, &Header::new(FAULT_DIM, FAULT_FORMAT)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                Command::new("true").status().unwrap();
+            }
+        });
+        let opened: Vec<_> = (0..2000).map(|_| Writer::open(&dir, "w", EACH_BATCH).map(drop)).collect();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(opened.into_iter().find_map(Result::err), None);
+    });
+}

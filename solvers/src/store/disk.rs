@@ -48,25 +48,39 @@ pub(super) fn sync_parent(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// A lock that ends with this value, or with the process.
+///
+/// Closing the file would not be enough: a process that another thread is just starting holds a copy of every open
+/// file for a moment, and a lock stays until all of them are closed.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // There is nobody to tell; the file is closed next.
+        let _ = self.0.unlock();
+    }
+}
+
 /// The lock file `path`, opened and made if need be.
 fn lock_file(path: &Path) -> Result<File, Error> {
     let file = File::options().create(true).truncate(false).write(true).open(path);
     io(file, "create a lock", path)
 }
 
-/// Takes a lock that ends with the file or the process; [`Fault::Busy`] when another has it.
-pub(super) fn try_lock(path: &Path) -> Result<File, Error> {
+/// Takes a lock; [`Fault::Busy`] when another has it.
+pub(super) fn try_lock(path: &Path) -> Result<Lock, Error> {
     let file = lock_file(path)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(Fault::Busy.at(path)),
         Err(TryLockError::Error(error)) => io(Err(error), "lock", path),
     }
 }
 
 /// The same lock, but waits for whoever has it.
-pub(super) fn wait_lock(path: &Path) -> Result<File, Error> {
+pub(super) fn wait_lock(path: &Path) -> Result<Lock, Error> {
     let file = lock_file(path)?;
     io(file.lock(), "lock", path)?;
-    Ok(file)
+    Ok(Lock(file))
 }

@@ -1,14 +1,13 @@
 //! Appending rows: encoded, buffered, and put on disk a segment at a time.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ascribe_core::quantize::{half, int8_block, one_bit};
 use ascribe_core::{Error as CoreError, MatRef};
 
-use super::disk::{publish, try_lock};
+use super::disk::{Lock, publish, try_lock};
 use super::index::Run;
 use super::segment::{cast, front};
 use super::{Fault, Format, Header, Segment, Store, is_writer_name, names, segment_name};
@@ -78,7 +77,7 @@ pub struct Writer {
     codes: Vec<u8>,
     scales: Vec<f32>,
     /// Held for as long as the writer is there; the system takes it back from a killed process.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Writer {
