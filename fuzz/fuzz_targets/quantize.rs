@@ -37,8 +37,9 @@ fuzz_target!(|input: Input| {
         let mut own_scales = vec![7.0; int8_block::scales_len(row.len(), block)];
         let mut own_codes = vec![7; row.len()];
         let result = int8_block::quantize(&mut own_codes, &mut own_scales, &row, block);
-        if block == 0 {
-            assert!(result.is_err());
+        let largest = row.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        if block == 0 || refused.is_ok() && (largest / 127.0 * 127.0).is_infinite() {
+            assert!(matches!(result, Err(Error::Parameter { .. })));
         } else {
             assert_eq!(result, refused);
         }

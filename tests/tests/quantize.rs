@@ -125,14 +125,21 @@ fn lengths_must_fit() {
 
 #[test]
 fn nothing_and_the_largest_block() {
+    // Its code would come back infinite, that of the number before it does not.
+    let nearly = f32::from_bits(f32::MAX.to_bits() - 1);
+    let (mut code, mut scale) = ([7], [7.0]);
+    let refused = int8_block::quantize(&mut code, &mut scale, &[f32::MAX], 1);
+    assert!(matches!(refused, Err(Error::Parameter { .. })) && (code, scale) == ([7], [7.0]));
+    assert_eq!(int8_block::quantize(&mut code, &mut scale, &[-nearly], 1), Ok(()));
+    assert!((f32::from(code[0]) * scale[0]).is_finite());
     assert_eq!(int8_block::quantize(&mut [], &mut [], &[], 64), Ok(()));
     assert_eq!(one_bit::quantize(&mut [], &[]), Ok(0.0));
     assert_eq!([0, 1, 64, 65].map(|cols| int8_block::scales_len(cols, 64)), [0, 1, 1, 2]);
     assert_eq!((int8_block::scales_len(9, 0), int8_block::scales_len(usize::MAX, usize::MAX)), (0, 1));
     assert_eq!([0, 1, 8, 9, usize::MAX].map(one_bit::packed_len), [0, 1, 1, 2, usize::MAX / 8 + 1]);
     let (mut codes, mut scales) = ([0; 2], [0.0]);
-    int8_block::quantize(&mut codes, &mut scales, &[f32::MAX, -1e38], usize::MAX).unwrap();
-    assert_eq!((codes, scales), ([127, -37], [f32::MAX / 127.0]));
+    int8_block::quantize(&mut codes, &mut scales, &[nearly, -1e38], usize::MAX).unwrap();
+    assert_eq!((codes, scales), ([127, -37], [nearly / 127.0]));
     assert_eq!(one_bit::quantize(&mut [0], &[f32::MAX; 8]), Ok(f32::MAX));
 }
 

@@ -33,8 +33,8 @@ pub const fn scales_len(cols: usize, block: usize) -> usize {
 /// passes over the row, of which the first looks for what is not finite.
 ///
 /// # Errors
-/// [`Error::Parameter`] when `block` is 0, [`Error::Shape`] when a length does not fit, [`Error::NonFinite`] for NaN or
-/// an infinity; nothing is written then.
+/// [`Error::Parameter`] when `block` is 0, or for a magnitude so near the largest f32 that `127 s` rounds to infinity;
+/// [`Error::Shape`] when a length does not fit, [`Error::NonFinite`] for NaN or an infinity; nothing is written then.
 ///
 /// # Examples
 /// ```
@@ -51,6 +51,11 @@ pub const fn scales_len(cols: usize, block: usize) -> usize {
 pub fn quantize(codes: &mut [i8], scales: &mut [f32], row: &[f32], block: usize) -> Result<(), Error> {
     check_block(row.len(), codes.len(), scales.len(), block)?;
     check_finite(row)?;
+    let largest = f32::from_bits(largest_magnitude(row));
+    if (largest / LARGEST_CODE * LARGEST_CODE).is_infinite() {
+        let must_be = "a rounding below the largest f32, to come back finite";
+        return Err(Error::Parameter { what: "largest magnitude of a row", value: f64::from(largest), must_be });
+    }
     for ((codes, scale), x) in codes.chunks_mut(block).zip(scales).zip(row.chunks(block)) {
         *scale = f32::from_bits(largest_magnitude(x)) / LARGEST_CODE;
         if *scale < f32::MIN_POSITIVE {
