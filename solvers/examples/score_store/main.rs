@@ -1,8 +1,8 @@
 //! A store of gradients on disk: built, interrupted, resumed, and asked for the best rows of many queries.
 //!
-//! `cargo run --release --example score_store --features store` writes 200,000 rows of 4096 numbers as int8; with
-//! `--kill-at 0.5` it dies half-way, and the same command without it goes on where it stopped. `-- --help` lists what
-//! can be changed.
+//! `cargo run --release -p ascribe-solvers --features store --example score_store` writes 200,000 rows of 4096 numbers
+//! as int8; with `--kill-at 0.5` it dies half-way, and the same command without it goes on where it stopped. `-- --help`
+//! lists what can be changed.
 
 mod answer;
 mod gradients;

@@ -10,7 +10,7 @@ use lexopt::prelude::*;
 pub(crate) const HELP: &str = "\
 A store of gradients on disk: built, interrupted, resumed, and asked for the best rows of many queries.
 
-Usage: cargo run --release --example score_store --features store -- [OPTIONS]
+Usage: cargo run --release -p ascribe-solvers --features store --example score_store -- [OPTIONS]
 
   --dir DIR       where the store is, or will be              [target/score_store]
   --rows N        training examples                           [200000]
