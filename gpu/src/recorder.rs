@@ -22,7 +22,8 @@ use crate::pipeline::Pipeline;
 /// are compiled when they are first recorded.
 ///
 /// # Errors
-/// Recording validates shapes and compiles, and leaves the recorder as it was when it fails.
+/// Recording validates shapes first, then compiles and allocates. An operation that fails, at whatever point, changes no
+/// matrix of the program.
 ///
 /// # Examples
 /// ```
@@ -155,6 +156,19 @@ impl Recorder {
             }
         }
         Ok(())
+    }
+
+    /// Records an operation that writes to a matrix of the program, whole or not at all.
+    pub(crate) fn whole(&mut self, operation: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+        let (commands, params) = (self.commands.len(), self.params.len());
+        let (counters, cost) = (self.counters, self.cost);
+        let result = operation(self);
+        if result.is_err() {
+            self.commands.truncate(commands);
+            self.params.truncate(params);
+            (self.counters, self.cost) = (counters, cost);
+        }
+        result
     }
 
     /// Adds an operation's cost to that of the recording.

@@ -9,7 +9,7 @@ pub mod compare;
 pub mod damping;
 pub mod dense;
 pub mod ghost;
-mod gpu;
+pub mod gpu;
 pub mod influence;
 pub mod inverse;
 pub mod kfac;
@@ -29,6 +29,7 @@ pub mod spectral;
 
 use crate::Failure;
 use case::{Inputs, Outputs};
+use gpu::{OnGpu, Record};
 
 /// How an operation is computed from its inputs.
 pub type Handler = fn(&Inputs<'_>) -> Result<Outputs, Failure>;
@@ -43,7 +44,7 @@ pub struct Op {
     /// In single precision.
     pub f32: Handler,
     /// On the GPU, where a kernel exists.
-    pub gpu: Option<Handler>,
+    pub gpu: Option<OnGpu>,
 }
 
 impl Op {
@@ -52,9 +53,14 @@ impl Op {
         Self { name, f64, f32, gpu: None }
     }
 
+    /// The same, and on the GPU by a recording.
+    const fn recorded(self, record: Record) -> Self {
+        Self { gpu: Some(OnGpu::Recorded(record)), ..self }
+    }
+
     /// The same, and on the GPU.
     const fn on_gpu(self, handler: Handler) -> Self {
-        Self { gpu: Some(handler), ..self }
+        Self { gpu: Some(OnGpu::Computed(handler)), ..self }
     }
 }
 

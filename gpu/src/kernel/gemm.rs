@@ -148,16 +148,18 @@ impl Recorder {
             let (a, b) = (self.zeros(a.rows(), 1)?, self.zeros(1, b.cols())?);
             return self.gemm_onto(c, beta, 0.0, &a, &b);
         }
-        for rows in runs(c.rows(), [c.chunk_rows(), a.cut(false)]) {
-            for cols in runs(c.cols(), [b.cut(true)]) {
-                for depth in runs(a.cols(), [a.cut(true), b.cut(false)]) {
-                    let beta = if depth.start == 0 { beta } else { 1.0 };
-                    self.block(c, [beta, alpha], a, b, rows, cols, depth)?;
+        self.whole(|recorder| {
+            for rows in runs(c.rows(), [c.chunk_rows(), a.cut(false)]) {
+                for cols in runs(c.cols(), [b.cut(true)]) {
+                    for depth in runs(a.cols(), [a.cut(true), b.cut(false)]) {
+                        let beta = if depth.start == 0 { beta } else { 1.0 };
+                        recorder.block(c, [beta, alpha], a, b, rows, cols, depth)?;
+                    }
                 }
             }
-        }
-        self.spend(gemm_cost(c.rows(), a.cols(), c.cols()));
-        Ok(())
+            recorder.spend(gemm_cost(c.rows(), a.cols(), c.cols()));
+            Ok(())
+        })
     }
 
     /// The product of runs that lie in one piece of each operand.

@@ -87,6 +87,17 @@ impl Recorder {
         if x.rows() == 0 {
             return self.gemm_onto(c, beta, alpha, x.t(), x);
         }
+        self.whole(|recorder| recorder.triangles(c, [beta, alpha], x, weights))
+    }
+
+    /// The upper triangle, stored twice, piece by piece of `C`.
+    fn triangles(
+        &mut self,
+        c: &Matrix<f32>,
+        [beta, alpha]: [f32; 2],
+        x: &Matrix<f32>,
+        weights: Option<&Matrix<f32>>,
+    ) -> Result<(), Error> {
         let dim = c.rows();
         for piece in runs(dim, [c.chunk_rows()]) {
             let end = piece.start + piece.rows;

@@ -88,7 +88,7 @@ impl Recorder {
         for matrix in [x, y] {
             matrix.check("columns", self.gpu(), matrix.cols())?;
         }
-        self.project(kernel, y, true, sketch, x, [row0, col0])
+        self.whole(|recorder| recorder.project(kernel, y, true, sketch, x, [row0, col0]))
     }
 
     /// `Y += X A^T`, or `Y = X A^T` when `keep` is not set, for the block of the matrix of `sketch` that begins at `row0` and

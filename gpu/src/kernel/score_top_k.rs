@@ -131,6 +131,21 @@ impl Recorder {
         if rows.cols() == 0 && n > 0 {
             return Err(CoreError::Empty { what: "columns of the rows" }.into());
         }
+        self.whole(|recorder| recorder.score_queries(best, first, rows, queries, scorer))?;
+        best.offered += n as u64;
+        Ok(())
+    }
+
+    /// All rows for all queries, as many of these at a time as there is room for.
+    fn score_queries(
+        &mut self,
+        best: &Selection,
+        first: usize,
+        rows: StoredRows<'_>,
+        queries: &Matrix<f32>,
+        scorer: &Scorer<'_>,
+    ) -> Result<(), Error> {
+        let n = rows.rows();
         let cosine = scorer.similarity == Similarity::Cosine;
         let norms = cosine.then(|| self.floored_norms(rows, NORM_FLOOR as f32)).transpose()?;
         let unit = cosine.then(|| self.normalize(queries)).transpose()?;
@@ -155,7 +170,6 @@ impl Recorder {
                 self.score_group(&task, &adjustment, &candidates)?;
             }
         }
-        best.offered += n as u64;
         self.spend(score_top_k_cost(&rows, queries.rows()));
         Ok(())
     }

@@ -12,9 +12,9 @@ use crate::failure::fail;
 
 /// The operations of this folder. Codes are those of f32 numbers, whatever the precision of the run.
 pub const OPS: &[Op] = &[
-    Op::new("sketch.rademacher", rademacher::<f64>, rademacher::<f32>).on_gpu(gpu::rademacher),
-    Op::new("sketch.gaussian", gaussian::<f64>, gaussian::<f32>).on_gpu(gpu::gaussian),
-    Op::new("sketch.srht", srht::<f64>, srht::<f32>).on_gpu(gpu::srht),
+    Op::new("sketch.rademacher", rademacher::<f64>, rademacher::<f32>).recorded(gpu::rademacher),
+    Op::new("sketch.gaussian", gaussian::<f64>, gaussian::<f32>).recorded(gpu::gaussian),
+    Op::new("sketch.srht", srht::<f64>, srht::<f32>).recorded(gpu::srht),
     Op::new("quantize.f16", f16, f16),
     Op::new("quantize.bf16", bf16, bf16),
     Op::new("quantize.int8_block", int8, int8).on_gpu(gpu::int8_block),
@@ -22,7 +22,7 @@ pub const OPS: &[Op] = &[
 ];
 
 /// The largest over the rows of the sum of absolute values.
-pub(super) fn largest_sum<T: Real>(x: MatRef<'_, T>) -> f64 {
+fn largest_sum<T: Real>(x: MatRef<'_, T>) -> f64 {
     x.row_iter().map(|row| row.iter().map(|x| x.to_f64().abs()).sum()).fold(0.0, f64::max)
 }
 
@@ -40,7 +40,7 @@ fn gaussian<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     Ok(outputs.floats("entries_f32", &[rows, cols], &entries))
 }
 
-pub(super) fn block_of(inputs: &Inputs<'_>) -> Result<[usize; 4], Failure> {
+fn block_of(inputs: &Inputs<'_>) -> Result<[usize; 4], Failure> {
     Ok([inputs.count("rows")?, inputs.count("cols")?, inputs.count("row0")?, inputs.count("col0")?])
 }
 

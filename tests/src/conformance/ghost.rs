@@ -17,8 +17,7 @@ pub const OPS: &[Op] =
     &[Op::new("ghost.dot", dot::<f64>, dot::<f32>), Op::new("lowrank_query.scores", low_rank::<f64>, low_rank::<f32>)];
 
 /// Inputs and output gradients of a layer, `[examples, positions, width]` each.
-#[derive(Debug)]
-pub struct Layer<T> {
+pub(super) struct Layer<T> {
     x: Tensor<T>,
     delta: Tensor<T>,
     mask: Option<Vec<bool>>,
@@ -26,20 +25,12 @@ pub struct Layer<T> {
 }
 
 impl<T: Real> Layer<T> {
-    /// The inputs, gradients at the outputs, and mask of those names.
-    ///
-    /// # Errors
-    /// When they are missing, or of a wrong type.
-    pub fn read(inputs: &Inputs<'_>, [x, delta, mask]: [&str; 3], bias: bool) -> Result<Self, Failure> {
+    pub(super) fn read(inputs: &Inputs<'_>, [x, delta, mask]: [&str; 3], bias: bool) -> Result<Self, Failure> {
         let mask = if inputs.has(mask) { Some(mask_of(inputs, mask)?) } else { None };
         Ok(Self { x: inputs.floats(x)?, delta: inputs.floats(delta)?, mask, bias })
     }
 
-    /// As core sees it.
-    ///
-    /// # Errors
-    /// When the shapes do not fit.
-    pub fn record(&self) -> Result<LayerRecord<'_, T>, Failure> {
+    pub(super) fn record(&self) -> Result<LayerRecord<'_, T>, Failure> {
         let ([n, t, d_in], [_, _, d_out]) = (self.x.dims()?, self.delta.dims()?);
         let (x, delta) = (MatRef::new(&self.x.data, n * t, d_in)?, MatRef::new(&self.delta.data, n * t, d_out)?);
         Ok(LayerRecord::new(n, x, delta, self.mask.as_deref(), self.bias)?)

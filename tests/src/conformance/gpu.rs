@@ -1,21 +1,38 @@
-//! The operations that have a kernel, on a device: what the handlers for f32 compute, by ascribe-gpu.
+//! The operations that have a kernel, on a device.
+//!
+//! Most are a recording: what comes of it is compared in [`compute`], and repeated by the page of `tests/web`.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use ascribe_core::MatRef;
 use ascribe_core::scale::{self, Less};
-use ascribe_core::sketch::{self, Entries, Mask, MaskScale, Normals, Projection, Scale, Signs};
+use ascribe_core::sketch::{self, Entries, MaskScale, Normals, Projection, Scale, Signs};
 use ascribe_gpu::{
-    Adafactor, Element, FactGrass, Gpu, LayerRecord, LoGra, Mask as GpuMask, Matrix, Recorder, Scorer, SjltBuckets,
-    Srht,
+    Adafactor, Error, FactGrass, Gpu, LayerRecord, LoGra, Mask, Matrix, Recorder, Scorer, SjltBuckets, Srht,
 };
 
-use super::case::{Inputs, Outputs};
-use super::dense::{block_of, largest_sum};
+use super::Handler;
+use super::case::{Inputs, Output, Outputs, Tensor};
 use super::ghost::Layer;
-use super::scale::{bias_magnitude, less_magnitude};
-use super::sketch::{absolute, layer_magnitude, table};
+use super::sketch::table;
 use crate::Failure;
+use crate::failure::fail;
+
+/// Outputs on the device, by their names in the case.
+pub type Recorded = Vec<(&'static str, Matrix<f32>)>;
+
+/// Records an operation.
+pub type Record = fn(&mut Recorder, &Inputs<'_>) -> Result<Recorded, Failure>;
+
+/// How an operation is computed on a device.
+#[derive(Debug, Clone, Copy)]
+pub enum OnGpu {
+    /// By a recording, whose outputs are as large as those of the handler for f32, and judged as they are.
+    Recorded(Record),
+    /// As on the CPU.
+    Computed(Handler),
+}
 
 /// The device, which every case shares: it compiles a kernel once.
 fn gpu() -> Result<&'static Gpu, Failure> {
@@ -23,179 +40,212 @@ fn gpu() -> Result<&'static Gpu, Failure> {
     GPU.get_or_init(|| Ok(Gpu::new()?)).as_ref().map_err(Clone::clone)
 }
 
-/// What a recording leaves in a matrix.
-fn computed<T: Element>(
-    record: impl FnOnce(&mut Recorder) -> Result<Matrix<T>, ascribe_gpu::Error>,
-) -> Result<Vec<T>, Failure> {
+/// Runs a recording; `twin` is the handler for f32.
+pub(super) fn compute(record: Record, twin: Handler, inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let mut recorder = gpu()?.record();
-    let matrix = record(&mut recorder)?;
-    let pending = recorder.download(&matrix)?;
+    let mut pending = BTreeMap::new();
+    for (name, matrix) in record(&mut recorder, inputs)? {
+        pending.insert(name, recorder.download(&matrix)?);
+    }
     recorder.submit()?;
-    Ok(pending.wait()?)
+    let mut outputs = Outputs::new();
+    for Output { name, shape, condition, magnitude, .. } in twin(inputs)?.computed {
+        outputs = match pending.remove(name.as_str()) {
+            None => outputs.without(&name, "has no kernel"),
+            Some(pending) => {
+                let data = pending.wait()?;
+                if data.len() != shape.iter().product::<usize>() {
+                    return fail(format!("{name}: {} elements instead of {shape:?}", data.len()));
+                }
+                outputs.with_condition(condition).with_magnitude(magnitude).floats(&name, &shape, &data)
+            }
+        };
+    }
+    match pending.into_keys().next() {
+        None => Ok(outputs),
+        Some(name) => fail(format!("{name} is recorded, but no output")),
+    }
 }
 
-pub(super) fn sjlt(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    inputs.choice("dtype", &[("f64", ()), ("f32", ())])?;
-    let (sjlt, x) = (table(inputs, "idx", "sign")?, inputs.floats::<f32>("x")?);
-    let sjlt = SjltBuckets::upload(gpu()?, &sjlt.by_bucket()?)?;
-    let (n, k, matrix) = (x.shape[0], inputs.count("k")?, gpu()?.upload(x.matrix()?)?);
-    let y = computed(|recorder| recorder.sjlt(&sjlt, &matrix))?;
-    Ok(Outputs::new()
-        .with_magnitude(absolute(x.matrix()?))
-        .floats("apply", &[n, k], &y)
-        .without("transpose", "has no kernel"))
+/// An input of at least two axes, of which the first are rows.
+fn upload(recorder: &Recorder, inputs: &Inputs<'_>, name: &str) -> Result<Matrix<f32>, Failure> {
+    let Tensor { shape, data } = inputs.floats(name)?;
+    let cols = shape.last().copied().unwrap_or(0);
+    Ok(recorder.gpu().upload(MatRef::new(&data, data.len() / cols.max(1), cols)?)?)
 }
 
-pub(super) fn mask(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
+/// Gradients, or moments, as rows of a weight's elements.
+fn flat(recorder: &Recorder, inputs: &Inputs<'_>, name: &str, rows: usize) -> Result<Matrix<f32>, Failure> {
+    let data = inputs.floats::<f32>(name)?.data;
+    Ok(recorder.gpu().upload(MatRef::new(&data, rows, data.len() / rows.max(1))?)?)
+}
+
+pub(super) fn sjlt(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
+    let table = SjltBuckets::upload(recorder.gpu(), &table(inputs, "idx", "sign")?.by_bucket()?)?;
+    let x = upload(recorder, inputs, "x")?;
+    Ok(vec![("apply", recorder.sjlt(&table, &x)?)])
+}
+
+pub(super) fn mask(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
     let scale = inputs.choice("scale", &[("none", MaskScale::None), ("unbiased", MaskScale::Unbiased)])?;
-    let (x, indices) = (inputs.floats::<f32>("x")?, inputs.indices("idx")?);
-    let [n, p] = x.dims()?;
-    let (mask, matrix) = (GpuMask::upload(gpu()?, &Mask::new(&indices.data, p, scale)?)?, gpu()?.upload(x.matrix()?)?);
-    let y = computed(|recorder| recorder.mask_gather(&mask, &matrix))?;
-    Ok(Outputs::new().floats("y", &[n, indices.data.len()], &y))
+    let x = upload(recorder, inputs, "x")?;
+    let mask = Mask::upload(recorder.gpu(), &sketch::Mask::new(inputs.indices("idx")?.data, x.cols(), scale)?)?;
+    Ok(vec![("y", recorder.mask_gather(&mask, &x)?)])
 }
 
-pub(super) fn grass(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    let (g, indices) = (inputs.floats::<f32>("g")?, inputs.indices("idx")?);
-    let ([n, p], sjlt) = (g.dims()?, table(inputs, "sjlt_idx", "sjlt_sign")?);
-    let grass = sketch::Grass::new(Mask::new(&indices.data, p, MaskScale::None)?, sjlt)?;
-    let (grass, matrix) = (SjltBuckets::grass(gpu()?, &grass)?, gpu()?.upload(g.matrix()?)?);
-    let y = computed(|recorder| recorder.sjlt(&grass, &matrix))?;
-    Ok(Outputs::new().with_magnitude(absolute(g.matrix()?)).floats("y", &[n, inputs.count("k")?], &y))
+pub(super) fn grass(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
+    let g = upload(recorder, inputs, "g")?;
+    let mask = sketch::Mask::new(inputs.indices("idx")?.data, g.cols(), MaskScale::None)?;
+    let grass = sketch::Grass::new(mask, table(inputs, "sjlt_idx", "sjlt_sign")?)?;
+    let grass = SjltBuckets::grass(recorder.gpu(), &grass)?;
+    Ok(vec![("y", recorder.sjlt(&grass, &g)?)])
 }
 
-pub(super) fn fact_grass(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    let layer = Layer::<f32>::read(inputs, ["x", "delta", "token_mask"], inputs.switch("bias")?)?;
-    let (record, k) = (layer.record()?, inputs.count("k")?);
-    let (idx_in, idx_out) = (inputs.indices("idx_in")?.data, inputs.indices("idx_out")?.data);
-    let mask_in = Mask::new(&idx_in, record.weight_cols(), MaskScale::None)?;
-    let mask_out = Mask::new(&idx_out, record.d_out(), MaskScale::None)?;
+pub(super) fn fact_grass(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
+    let layer = Layer::read(inputs, ["x", "delta", "token_mask"], inputs.switch("bias")?)?;
+    let record = layer.record()?;
+    let mask = |name, dim| Ok::<_, Failure>(sketch::Mask::new(inputs.indices(name)?.data, dim, MaskScale::None)?);
+    let (mask_out, mask_in) = (mask("idx_out", record.d_out())?, mask("idx_in", record.weight_cols())?);
     let sketch = sketch::FactGrass::new(mask_out, mask_in, table(inputs, "sjlt_idx", "sjlt_sign")?)?;
-    let (sketch, on_device) = (FactGrass::upload(gpu()?, &sketch)?, LayerRecord::upload(gpu()?, &record)?);
-    let masked = computed(|recorder| recorder.masked_gradients(&sketch, &on_device))?;
-    let y = computed(|recorder| recorder.fact_grass(&sketch, &on_device))?;
-    let n = record.examples();
-    Ok(Outputs::new()
-        .with_magnitude(layer_magnitude(&layer, 1.0, 1.0)?)
-        .floats("masked", &[n, idx_out.len(), idx_in.len()], &masked)
-        .floats("y", &[n, k], &y))
+    let (sketch, record) = (FactGrass::upload(recorder.gpu(), &sketch)?, LayerRecord::upload(recorder.gpu(), &record)?);
+    let masked = recorder.masked_gradients(&sketch, &record)?;
+    Ok(vec![("masked", masked), ("y", recorder.fact_grass(&sketch, &record)?)])
 }
 
-pub(super) fn logra(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    let layer = Layer::<f32>::read(inputs, ["x", "delta", "token_mask"], inputs.switch("bias")?)?;
-    let (record, p_in, p_out) = (layer.record()?, inputs.floats::<f32>("p_in")?, inputs.floats::<f32>("p_out")?);
-    let ([k_in, _], [k_out, _]) = (p_in.dims()?, p_out.dims()?);
-    let sketch = sketch::LoGra::new(p_out.matrix()?, p_in.matrix()?)?;
-    let sketch = LoGra::upload(gpu()?, &sketch, record.has_bias())?;
-    let on_device = LayerRecord::upload(gpu()?, &record)?;
-    let g = computed(|recorder| recorder.logra(&sketch, &on_device))?;
-    let largest = |p: &[f32]| p.iter().fold(0.0, |largest: f64, p| largest.max(f64::from(p.abs())));
-    let magnitude = layer_magnitude(&layer, largest(&p_in.data), largest(&p_out.data))?;
-    Ok(Outputs::new().with_magnitude(magnitude).floats("g", &[record.examples(), k_out, k_in], &g))
+pub(super) fn logra(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
+    let layer = Layer::read(inputs, ["x", "delta", "token_mask"], inputs.switch("bias")?)?;
+    let (record, p_in, p_out) = (layer.record()?, inputs.floats("p_in")?, inputs.floats("p_out")?);
+    let logra = sketch::LoGra::new(p_out.matrix()?, p_in.matrix()?)?;
+    let logra = LoGra::upload(recorder.gpu(), &logra, record.has_bias())?;
+    let record = LayerRecord::upload(recorder.gpu(), &record)?;
+    Ok(vec![("g", recorder.logra(&logra, &record)?)])
 }
 
-pub(super) fn rademacher(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    projection::<Signs>(inputs, 1.0, |recorder, y, sketch, x, [row0, col0]| {
-        recorder.rademacher_onto(y, sketch, x, row0, col0)
-    })
+/// A block of a random matrix.
+struct Block<E> {
+    sketch: Projection<E>,
+    rows: usize,
+    at: [usize; 2],
 }
 
-pub(super) fn gaussian(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    let onto = |recorder: &mut Recorder,
-                y: &mut Matrix<f32>,
-                sketch: &Projection<Normals>,
-                x: &Matrix<f32>,
-                [row0, col0]: [usize; 2]| recorder.gaussian_onto(y, sketch, x, row0, col0);
-    let outputs = projection::<Normals>(inputs, 6.8, onto)?;
-    let [rows, cols, row0, col0] = block_of(inputs)?;
-    let unscaled = Projection::<Normals>::new(&inputs.text("identifier")?, row0 + rows, col0 + cols, Scale::None)?;
-    let entries = entries(&unscaled, [rows, cols, row0, col0], onto)?;
-    Ok(outputs.floats("entries_f32", &[rows, cols], &entries))
-}
+impl<E: Entries> Block<E> {
+    /// Of a matrix with so many rows, `None` for no more than the block reaches.
+    fn read(inputs: &Inputs<'_>, rows: Option<usize>, scale: Scale) -> Result<Self, Failure> {
+        let [height, width] = [inputs.count("rows")?, inputs.count("cols")?];
+        let at = [inputs.count("row0")?, inputs.count("col0")?];
+        let rows = rows.unwrap_or(at[0] + height);
+        let sketch = Projection::new(&inputs.text("identifier")?, rows, at[1] + width, scale)?;
+        Ok(Self { sketch, rows: height, at })
+    }
 
-/// The entries of a block: what the sketch makes of the unit vectors, transposed.
-fn entries<E: Entries>(
-    sketch: &Projection<E>,
-    [rows, cols, row0, col0]: [usize; 4],
-    onto: impl Onto<E>,
-) -> Result<Vec<f32>, Failure> {
-    let identity: Vec<f32> = (0..cols * cols).map(|i| f32::from(i % (cols + 1) == 0)).collect();
-    let identity = gpu()?.upload(MatRef::new(&identity, cols, cols)?)?;
-    let columns = computed(|recorder| {
-        let mut y = recorder.zeros(cols, rows)?;
-        onto(recorder, &mut y, sketch, &identity, [row0, col0])?;
+    /// The products of the block with rows.
+    fn apply(&self, recorder: &mut Recorder, x: &Matrix<f32>, onto: Onto<E>) -> Result<Matrix<f32>, Failure> {
+        let mut y = recorder.zeros(x.rows(), self.rows)?;
+        onto(recorder, &mut y, &self.sketch, x, self.at[0], self.at[1])?;
         Ok(y)
-    })?;
-    Ok((0..rows * cols).map(|i| columns[i % cols * rows + i / cols]).collect())
+    }
+
+    /// Its entries: what it makes of the unit vectors, transposed by a product with them.
+    fn entries(&self, recorder: &mut Recorder, cols: usize, onto: Onto<E>) -> Result<Matrix<f32>, Failure> {
+        let units: Vec<f32> = (0..cols * cols).map(|i| f32::from(i % (cols + 1) == 0)).collect();
+        let units = recorder.gpu().upload(MatRef::new(&units, cols, cols)?)?;
+        let columns = self.apply(recorder, &units, onto)?;
+        Ok(recorder.gemm(1.0, columns.t(), &units)?)
+    }
 }
 
-/// Adds the sketch of a piece of each vector.
-trait Onto<E>:
-    Fn(&mut Recorder, &mut Matrix<f32>, &Projection<E>, &Matrix<f32>, [usize; 2]) -> Result<(), ascribe_gpu::Error>
-{
-}
-impl<E, F> Onto<E> for F where
-    F: Fn(&mut Recorder, &mut Matrix<f32>, &Projection<E>, &Matrix<f32>, [usize; 2]) -> Result<(), ascribe_gpu::Error>
-{
-}
+/// Adds the products of a block of a random matrix.
+type Onto<E> = fn(&mut Recorder, &mut Matrix<f32>, &Projection<E>, &Matrix<f32>, usize, usize) -> Result<(), Error>;
 
-fn projection<E: Entries>(inputs: &Inputs<'_>, largest: f64, onto: impl Onto<E>) -> Result<Outputs, Failure> {
-    let [rows, cols, row0, col0] = block_of(inputs)?;
+fn projection<E: Entries>(recorder: &mut Recorder, inputs: &Inputs<'_>, onto: Onto<E>) -> Result<Recorded, Failure> {
     let scale = inputs.choice("scale", &[("jl", Scale::InvSqrtRows), ("none", Scale::None)])?;
-    let sketch = Projection::<E>::new(&inputs.text("identifier")?, inputs.count("total_rows")?, col0 + cols, scale)?;
-    let matrix = entries(&sketch, [rows, cols, row0, col0], &onto)?;
-    let x = inputs.floats::<f32>("x")?;
-    let x = x.matrix()?;
-    let on_device = gpu()?.upload(x)?;
-    let y = computed(|recorder| {
-        let mut y = recorder.zeros(x.rows(), rows)?;
-        onto(recorder, &mut y, &sketch, &on_device, [row0, col0])?;
-        Ok(y)
-    })?;
-    Ok(Outputs::new()
-        .integers("key", &[2], sketch.key().map(i64::from))
-        .floats("matrix", &[rows, cols], &matrix)
-        .with_magnitude(largest * sketch.factor() * largest_sum(x))
-        .floats("y", &[x.rows(), rows], &y)
-        .with_magnitude(0.0))
+    let block = Block::read(inputs, Some(inputs.count("total_rows")?), scale)?;
+    let x = upload(recorder, inputs, "x")?;
+    let matrix = block.entries(recorder, x.cols(), onto)?;
+    Ok(vec![("matrix", matrix), ("y", block.apply(recorder, &x, onto)?)])
 }
 
-pub(super) fn srht(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    let (x, rows) = (inputs.floats::<f32>("x")?, inputs.indices("rows")?.data);
-    let x = x.matrix()?;
+pub(super) fn rademacher(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
+    projection::<Signs>(recorder, inputs, Recorder::rademacher_onto)
+}
+
+pub(super) fn gaussian(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
+    let mut recorded = projection::<Normals>(recorder, inputs, Recorder::gaussian_onto)?;
+    let unscaled = Block::read(inputs, None, Scale::None)?;
+    let entries = unscaled.entries(recorder, inputs.count("cols")?, Recorder::gaussian_onto)?;
+    recorded.push(("entries_f32", entries));
+    Ok(recorded)
+}
+
+pub(super) fn srht(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
     let signs = inputs.integers("sign")?.data.into_iter().map(i8::try_from).collect::<Result<Vec<_>, _>>()?;
-    let padded = inputs.count("p2")?;
-    let on_device = gpu()?.upload(x)?;
-    let apply = |rows: &[usize]| {
-        let sketch = Srht::upload(gpu()?, &sketch::Srht::new(&signs, rows)?)?;
-        computed(|recorder| recorder.srht(&sketch, &on_device))
-    };
-    let size = |k: usize| largest_sum(x) / (k as f64).sqrt();
-    Ok(Outputs::new()
-        .with_magnitude(size(padded))
-        .floats("hadamard", &[x.rows(), padded], &apply(&(0..padded).collect::<Vec<_>>())?)
-        .with_magnitude(size(rows.len()))
-        .floats("y", &[x.rows(), rows.len()], &apply(&rows)?))
+    let (x, chosen) = (upload(recorder, inputs, "x")?, sketch::Srht::new(&signs, &inputs.indices("rows")?.data)?);
+    let all = sketch::Srht::new(&signs, &(0..chosen.padded()).collect::<Vec<_>>())?;
+    let [all, chosen] = [all, chosen].map(|srht| Srht::upload(recorder.gpu(), &srht));
+    Ok(vec![("hadamard", recorder.srht(&all?, &x)?), ("y", recorder.srht(&chosen?, &x)?)])
 }
 
-pub(super) fn gram(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
+pub(super) fn gram(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
     let (g, chunks) = (inputs.floats::<f32>("g")?, inputs.indices("chunks")?.data);
     let weights = if inputs.has("weight") { Some(inputs.floats::<f32>("weight")?.data) } else { None };
     let [n, dim] = g.dims()?;
     let mean = inputs.choice("normalize", &[("mean", true), ("sum", false)])?;
     let alpha = if mean { 1.0 / n as f32 } else { 1.0 };
-    let sum = computed(|recorder| {
-        let mut sum = recorder.zeros(dim, dim)?;
-        for bounds in chunks.windows(2) {
-            let (first, len) = (bounds[0], bounds[1].saturating_sub(bounds[0]));
-            let rows = recorder.gpu().upload(MatRef::new(&g.data, n, dim)?.row_range(first, len)?)?;
-            let weights = weights.as_ref().and_then(|weights| weights.get(first..first + len));
-            let weights = weights.map(|weights| recorder.gpu().upload(MatRef::new(weights, len, 1)?)).transpose()?;
-            recorder.gram_onto(&mut sum, 1.0, alpha, &rows, weights.as_ref())?;
+    let mut sum = recorder.zeros(dim, dim)?;
+    for bounds in chunks.windows(2) {
+        let (first, len) = (bounds[0], bounds[1].saturating_sub(bounds[0]));
+        let rows = recorder.gpu().upload(g.matrix()?.row_range(first, len)?)?;
+        let weights = weights.as_ref().and_then(|weights| weights.get(first..first + len));
+        let weights = weights.map(|weights| recorder.gpu().upload(MatRef::new(weights, len, 1)?)).transpose()?;
+        recorder.gram_onto(&mut sum, 1.0, alpha, &rows, weights.as_ref())?;
+    }
+    Ok(vec![("gram", sum)])
+}
+
+pub(super) fn adam(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Variant {
+        Adam,
+        Less,
+        ToAdafactor,
+    }
+    let variants = [("adam", Variant::Adam), ("less", Variant::Less), ("to_adafactor", Variant::ToAdafactor)];
+    let (variant, eps) = (inputs.choice("variant", &variants)?, inputs.number("eps")?);
+    if variant == Variant::ToAdafactor {
+        return Ok(Vec::new());
+    }
+    let (n, v) = (inputs.floats::<f32>("g")?.shape[0], flat(recorder, inputs, "v", 1)?);
+    let g = flat(recorder, inputs, "g", n)?;
+    if variant == Variant::Adam {
+        return Ok(vec![("g_scaled", recorder.adam(&g, &v, eps)?)]);
+    }
+    let less = Less { beta1: inputs.number("beta1")?, beta2: inputs.number("beta2")?, eps };
+    let m = flat(recorder, inputs, "m", 1)?;
+    Ok(vec![("g_scaled", recorder.less(&less, &g, &m, &v)?)])
+}
+
+pub(super) fn adafactor(recorder: &mut Recorder, inputs: &Inputs<'_>) -> Result<Recorded, Failure> {
+    let (row, col) = (inputs.floats::<f32>("row")?, inputs.floats::<f32>("col")?);
+    let moments = scale::Adafactor { row: &row.data[..], col: &col.data[..], eps: inputs.number("eps")? };
+    let moments = Adafactor::upload(recorder.gpu(), &moments)?;
+    let (x, delta) = (upload(recorder, inputs, "x")?, upload(recorder, inputs, "delta")?);
+    let mut recorded = vec![
+        ("x_scaled", recorder.adafactor_inputs(&moments, &x)?),
+        ("delta_scaled", recorder.adafactor_outputs(&moments, &delta)?),
+    ];
+    if inputs.has("bias_v") {
+        // The gradients of a bias are sums of output gradients over the positions.
+        let delta = inputs.floats::<f32>("delta")?;
+        let [n, t, d_out] = delta.dims()?;
+        let mut bias = vec![0.0_f32; n * d_out];
+        for (i, row) in delta.data.chunks_exact(d_out.max(1)).enumerate() {
+            bias[i / t * d_out..][..d_out].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
         }
-        Ok(sum)
-    })?;
-    Ok(Outputs::new().floats("gram", &[dim; 2], &sum))
+        let bias = recorder.gpu().upload(MatRef::new(&bias, n, d_out)?)?;
+        let moments = flat(recorder, inputs, "bias_v", 1)?;
+        recorded.push(("bias_scaled", recorder.adafactor_bias(&bias, &moments, inputs.number("bias_eps")?)?));
+    }
+    Ok(recorded)
 }
 
 /// Scores that are there already, as products of rows of one number with the query 1.
@@ -249,59 +299,4 @@ pub(super) fn int8_block(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         .integers("codes", &[n, d], codes.wait()?.into_iter().map(i64::from))
         .floats("scales", &[n, scales.len().checked_div(n).unwrap_or(0)], &scales)
         .without("dequant", "has no kernel: rows are scored as codes"))
-}
-
-pub(super) fn adam(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    let (v, eps) = (inputs.floats::<f32>("v")?, inputs.number("eps")?);
-    let [rows, cols] = v.dims()?;
-    let variant = inputs.choice("variant", &[("adam", 0), ("less", 1), ("to_adafactor", 2)])?;
-    if variant == 2 {
-        return Ok(["row", "col", "v_rank1"]
-            .iter()
-            .fold(Outputs::new(), |out, name| out.without(name, "has no kernel")));
-    }
-    let g = inputs.floats::<f32>("g")?;
-    let gradients = gpu()?.upload(MatRef::new(&g.data, g.dims::<3>()?[0], rows * cols)?)?;
-    let moments = gpu()?.upload(MatRef::from_row(&v.data))?;
-    if variant == 0 {
-        let scaled = computed(|recorder| recorder.adam(&gradients, &moments, eps))?;
-        return Ok(Outputs::new().floats("g_scaled", &g.shape, &scaled));
-    }
-    let m = inputs.floats::<f32>("m")?;
-    let less = Less { beta1: inputs.number("beta1")?, beta2: inputs.number("beta2")?, eps };
-    let first = gpu()?.upload(MatRef::from_row(&m.data))?;
-    let scaled = computed(|recorder| recorder.less(&less, &gradients, &first, &moments))?;
-    Ok(Outputs::new()
-        .with_magnitude(less_magnitude(&less, &g.data, &m.data, &v.data))
-        .floats("g_scaled", &g.shape, &scaled))
-}
-
-pub(super) fn adafactor(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
-    let (x, delta) = (inputs.floats::<f32>("x")?, inputs.floats::<f32>("delta")?);
-    let (row, col) = (inputs.floats::<f32>("row")?, inputs.floats::<f32>("col")?);
-    let ([n, t, d_in], [_, _, d_out]) = (x.dims()?, delta.dims()?);
-    let (eps, bias_eps) = (inputs.number("eps")?, inputs.number("bias_eps")?);
-    let moments = Adafactor::upload(gpu()?, &scale::Adafactor { row: &row.data, col: &col.data, eps })?;
-    let inputs_of = gpu()?.upload(MatRef::new(&x.data, n * t, d_in)?)?;
-    let outputs_of = gpu()?.upload(MatRef::new(&delta.data, n * t, d_out)?)?;
-    let x_scaled = computed(|recorder| recorder.adafactor_inputs(&moments, &inputs_of))?;
-    let delta_scaled = computed(|recorder| recorder.adafactor_outputs(&moments, &outputs_of))?;
-    let outputs = Outputs::new()
-        .floats("x_scaled", &x.shape, &x_scaled)
-        .floats("delta_scaled", &delta.shape, &delta_scaled)
-        .without("g_scaled", "is a product of both, which gemm computes");
-    if !inputs.has("bias_v") {
-        return Ok(outputs);
-    }
-    // The gradients of a bias are sums of output gradients over the positions.
-    let bias_v = inputs.floats::<f32>("bias_v")?;
-    let mut bias = vec![0.0_f32; n * d_out];
-    for (i, row) in delta.data.chunks_exact(d_out.max(1)).enumerate() {
-        bias[i / t * d_out..][..d_out].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-    }
-    let (bias, moments) =
-        (gpu()?.upload(MatRef::new(&bias, n, d_out)?)?, gpu()?.upload(MatRef::from_row(&bias_v.data))?);
-    let scaled = computed(|recorder| recorder.adafactor_bias(&bias, &moments, bias_eps))?;
-    let magnitude = bias_magnitude(t, &delta.data, &bias_v.data, bias_eps);
-    Ok(outputs.with_magnitude(magnitude).floats("bias_scaled", &[n, d_out], &scaled))
 }

@@ -18,7 +18,7 @@ use crate::Failure;
 
 /// The operations of this folder.
 pub const OPS: &[Op] = &[
-    Op::new("gram.accumulate", gram::<f64>, gram::<f32>).on_gpu(gpu::gram),
+    Op::new("gram.accumulate", gram::<f64>, gram::<f32>).recorded(gpu::gram),
     Op::new("kfac.factors", kfac_factors::<f64>, kfac_factors::<f32>),
     Op::new("kfac.apply_inverse", kfac_inverse::<f64>, kfac_inverse::<f32>),
     Op::new("ekfac.eigenvalues", ekfac_eigenvalues::<f64>, ekfac_eigenvalues::<f32>),

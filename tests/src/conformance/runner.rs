@@ -9,8 +9,9 @@ use std::time::Instant;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value};
 
-use super::case::{DISTURBANCE, Inputs, Output, Values, read};
+use super::case::{DISTURBANCE, Inputs, Output, Outputs, Values, read};
 use super::compare::{Tolerance, compare};
+use super::gpu::{OnGpu, compute};
 use super::{Handler, find};
 use crate::failure::fail;
 use crate::{Failure, tolerance};
@@ -129,7 +130,7 @@ fn run_file(file: &Path, options: &Options, report: &mut impl FnMut(&str, &str))
         return false;
     }
     let outputs = match handler(op, options) {
-        Ok(handlers) => evaluate(&metadata, &bytes, handlers, options.mode),
+        Ok((tested, f64)) => evaluate(&metadata, &bytes, &*tested, f64, options.mode),
         Err((verdict, reason)) => Ok(vec![(verdict, format!("* {reason}"))]),
     };
     match outputs {
@@ -143,23 +144,23 @@ fn run_file(file: &Path, options: &Options, report: &mut impl FnMut(&str, &str))
     true
 }
 
-/// What computes an operation.
-#[derive(Clone, Copy)]
-struct Handlers {
-    tested: Handler,
-    f64: Handler,
-}
+/// What is tested.
+type Tested = Box<dyn Fn(&Inputs<'_>) -> Result<Outputs, Failure>>;
 
-/// What computes the operation, or the verdict and the reason where nothing does.
-fn handler(op: &str, options: &Options) -> Result<Handlers, (&'static str, &'static str)> {
-    let (op, tested) = match (find(op), options.mode) {
-        (None, _) if options.allow_missing.contains(op) => return Err(("SKIP", "is still to come")),
-        (None, _) => return Err(("FAIL", "unknown operation")),
-        (Some(op), Mode::F64) => (op, op.f64),
-        (Some(op), Mode::F32) => (op, op.f32),
-        (Some(op), Mode::Gpu) => (op, op.gpu.ok_or(("SKIP", "has no GPU kernel"))?),
+/// What computes the operation, and that in f64; or the verdict and the reason where nothing does.
+fn handler(op: &str, options: &Options) -> Result<(Tested, Handler), (&'static str, &'static str)> {
+    let Some(found) = find(op) else {
+        let to_come = options.allow_missing.contains(op);
+        return Err(if to_come { ("SKIP", "is still to come") } else { ("FAIL", "unknown operation") });
     };
-    Ok(Handlers { tested, f64: op.f64 })
+    let tested: Tested = match (options.mode, found.gpu) {
+        (Mode::F64, _) => Box::new(found.f64),
+        (Mode::F32, _) => Box::new(found.f32),
+        (Mode::Gpu, Some(OnGpu::Computed(handler))) => Box::new(handler),
+        (Mode::Gpu, Some(OnGpu::Recorded(record))) => Box::new(move |inputs| compute(record, found.f32, inputs)),
+        (Mode::Gpu, None) => return Err(("SKIP", "has no GPU kernel")),
+    };
+    Ok((tested, found.f64))
 }
 
 /// How much the computation in f64 magnifies a disturbance of its inputs, at most over all outputs and a few random
@@ -234,13 +235,14 @@ pub fn metadata(bytes: &[u8]) -> Result<Metadata, Failure> {
 fn evaluate(
     metadata: &Metadata,
     bytes: &[u8],
-    handlers: Handlers,
+    tested: &dyn Fn(&Inputs<'_>) -> Result<Outputs, Failure>,
+    f64: Handler,
     mode: Mode,
 ) -> Result<Vec<(&'static str, String)>, Failure> {
     let tensors = SafeTensors::deserialize(bytes)?;
     let inputs = Inputs::new(&tensors, metadata.params.clone());
     let start = Instant::now();
-    let computed = catch_unwind(AssertUnwindSafe(|| (handlers.tested)(&inputs)));
+    let computed = catch_unwind(AssertUnwindSafe(|| tested(&inputs)));
     let ms = start.elapsed().as_secs_f64() * 1e3;
     let computed = match computed {
         Ok(result) => result?,
@@ -258,7 +260,7 @@ fn evaluate(
         }
     }
     let claims_much = mode != Mode::F64 && computed.computed.iter().any(|output| output.condition > 1.0);
-    let measured = if claims_much { sensitivity(&inputs, handlers.f64).max(1.0) } else { f64::INFINITY };
+    let measured = if claims_much { sensitivity(&inputs, f64).max(1.0) } else { f64::INFINITY };
     let mut lines = Vec::new();
     for Output { name, shape, values: got, condition, magnitude } in computed.computed {
         let longest = inputs.longest_sum();
@@ -301,7 +303,6 @@ mod tests {
     use safetensors::tensor::{TensorView, serialize};
 
     use super::*;
-    use crate::conformance::case::Outputs;
 
     /// A case with `in.x`, the expected outputs given, and the parameter `scale`.
     fn case(op: &str, expected: &[(&str, [f64; 2])]) -> Vec<u8> {
@@ -319,7 +320,7 @@ mod tests {
 
     fn verdicts(handler: Handler, expected: &[(&str, [f64; 2])]) -> Result<Vec<(&'static str, String)>, Failure> {
         let bytes = case("test", expected);
-        evaluate(&metadata(&bytes)?, &bytes, Handlers { tested: handler, f64: handler }, Mode::F64)
+        evaluate(&metadata(&bytes)?, &bytes, &handler, handler, Mode::F64)
     }
 
     fn scaled(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
@@ -402,6 +403,32 @@ mod tests {
         assert_eq!(listed("no.such"), Tally { passed: 0, failed: 0, skipped: 1 });
         assert_eq!(listed("no.such").to_string(), "0 passed, 0 failed, 1 skipped");
         assert_eq!(listed("rng.bucket").failed, 2, "the stale entry and the unknown operation");
+    }
+
+    #[test]
+    fn the_sensitivity_is_that_of_what_was_rounded() {
+        let x: Vec<u8> = [1.5_f64, 1.25, 3.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let views = [("in.x", TensorView::new(Dtype::F64, vec![3], &x).unwrap())];
+        let bytes = serialize(views, None).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let inputs = Inputs::new(&tensors, Map::new());
+        let of = |handler: Handler| sensitivity(&inputs, handler);
+        let eighth: Handler = |inputs| {
+            let x = inputs.floats::<f64>("x")?.data;
+            Ok(Outputs::new().float("y", x[0].powi(8)).float("whole", x[2] * 1e9))
+        };
+        // Nobody has rounded x yet.
+        assert_eq!(of(eighth), 0.0);
+        inputs.floats::<f32>("x").unwrap();
+        // The eighth power of 1 + DISTURBANCE; whole numbers are never disturbed.
+        assert!((of(eighth) - 8.0).abs() < 1e-3);
+        // Relative to the magnitude where terms cancel.
+        let difference: Handler = |inputs| {
+            let x = inputs.floats::<f64>("x")?.data;
+            Ok(Outputs::new().with_magnitude(1.5).float("y", x[0] - 1.5))
+        };
+        assert!((of(difference) - 1.0).abs() < 1e-3);
+        assert_eq!(of(|_| fail("is refused")), f64::INFINITY);
     }
 
     #[test]

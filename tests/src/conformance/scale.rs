@@ -11,8 +11,8 @@ use crate::Failure;
 
 /// The operations of this folder.
 pub const OPS: &[Op] = &[
-    Op::new("adam.scale", adam::<f64>, adam::<f32>).on_gpu(gpu::adam),
-    Op::new("adafactor.scale", adafactor::<f64>, adafactor::<f32>).on_gpu(gpu::adafactor),
+    Op::new("adam.scale", adam::<f64>, adam::<f32>).recorded(gpu::adam),
+    Op::new("adafactor.scale", adafactor::<f64>, adafactor::<f32>).recorded(gpu::adafactor),
 ];
 
 #[derive(Clone, Copy)]
@@ -20,25 +20,6 @@ enum Variant {
     Adam,
     Less,
     ToAdafactor,
-}
-
-fn largest<T: Real>(x: &[T]) -> f64 {
-    x.iter().fold(0.0, |largest: f64, x| largest.max(x.to_f64().abs()))
-}
-
-fn least<T: Real>(x: &[T]) -> f64 {
-    x.iter().fold(f64::INFINITY, |least, x| least.min(x.to_f64()))
-}
-
-/// The terms of an update's numerator, which may cancel, over the least of its denominators.
-pub(super) fn less_magnitude<T: Real>(less: &Less, g: &[T], m: &[T], v: &[T]) -> f64 {
-    let terms = less.beta1 * largest(m) + (1.0 - less.beta1) * largest(g);
-    terms / (less.beta2 * least(v) + less.eps).sqrt()
-}
-
-/// The sum over `t` positions of what a bias gets from one, scaled.
-pub(super) fn bias_magnitude<T: Real>(t: usize, delta: &[T], v: &[T], eps: f64) -> f64 {
-    t as f64 * largest(delta) / (least(v) + eps).sqrt()
 }
 
 fn adam<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
@@ -59,7 +40,11 @@ fn adam<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
             let less = Less { beta1: inputs.number("beta1")?, beta2: inputs.number("beta2")?, eps };
             let mut scaled = vec![T::ZERO; g.data.len()];
             less.apply(MatMut::new(&mut scaled, n, rows * cols)?, gradients, &m.data, &v.data)?;
-            let magnitude = less_magnitude(&less, &g.data, &m.data, &v.data);
+            // The numerator may cancel.
+            let largest = |x: &[T]| x.iter().fold(0.0, |largest: f64, x| largest.max(x.to_f64().abs()));
+            let least = v.data.iter().fold(f64::INFINITY, |least, v| least.min(v.to_f64()));
+            let terms = less.beta1 * largest(&m.data) + (1.0 - less.beta1) * largest(&g.data);
+            let magnitude = terms / (less.beta2 * least + eps).sqrt();
             Ok(Outputs::new().with_magnitude(magnitude).floats("g_scaled", &g.shape, &scaled))
         }
         Variant::ToAdafactor => {
@@ -93,6 +78,7 @@ fn adafactor<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let mut g_scaled = vec![T::ZERO; n * d_out * d_in];
     let record = LayerRecord::new(n, scaled[0], scaled[1], None, false)?;
     record.gradients(MatMut::new(&mut g_scaled, n, d_out * d_in)?)?;
+    let largest = |x: &[T]| x.iter().fold(0.0, |largest: f64, x| largest.max(x.to_f64().abs()));
     let magnitude = t as f64 * largest(&x_scaled) * largest(&delta_scaled);
     let outputs = Outputs::new()
         .floats("x_scaled", &x.shape, &x_scaled)
@@ -109,6 +95,7 @@ fn adafactor<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     LayerRecord::new(n, empty, outputs_of, None, true)?.gradients(MatMut::new(&mut bias, n, d_out)?)?;
     let scaled = MatMut::new(&mut bias_scaled, n, d_out)?;
     Adafactor::scale_bias(scaled, MatRef::new(&bias, n, d_out)?, &bias_v.data, bias_eps)?;
-    let magnitude = bias_magnitude(t, &delta.data, &bias_v.data, bias_eps);
+    let least = bias_v.data.iter().fold(f64::INFINITY, |least, v| least.min(v.to_f64()));
+    let magnitude = t as f64 * largest(&delta.data) / (least + bias_eps).sqrt();
     Ok(outputs.with_magnitude(magnitude).floats("bias_scaled", &[n, d_out], &bias_scaled))
 }

@@ -14,19 +14,16 @@ use crate::failure::fail;
 
 /// The operations of this folder.
 pub const OPS: &[Op] = &[
-    Op::new("sketch.sjlt", sjlt::<f64>, sjlt::<f32>).on_gpu(gpu::sjlt),
-    Op::new("sketch.mask", mask::<f64>, mask::<f32>).on_gpu(gpu::mask),
-    Op::new("sketch.grass", grass::<f64>, grass::<f32>).on_gpu(gpu::grass),
-    Op::new("sketch.factgrass", fact_grass::<f64>, fact_grass::<f32>).on_gpu(gpu::fact_grass),
-    Op::new("sketch.logra", logra::<f64>, logra::<f32>).on_gpu(gpu::logra),
+    Op::new("sketch.sjlt", sjlt::<f64>, sjlt::<f32>).recorded(gpu::sjlt),
+    Op::new("sketch.mask", mask::<f64>, mask::<f32>).recorded(gpu::mask),
+    Op::new("sketch.grass", grass::<f64>, grass::<f32>).recorded(gpu::grass),
+    Op::new("sketch.factgrass", fact_grass::<f64>, fact_grass::<f32>).recorded(gpu::fact_grass),
+    Op::new("sketch.logra", logra::<f64>, logra::<f32>).recorded(gpu::logra),
     Op::new("selective_mask.loss_and_grad", selective_mask::<f64>, selective_mask::<f32>),
 ];
 
 /// The table with these names; `k` and `s` are parameters.
-///
-/// # Errors
-/// When they are missing, or no table.
-pub fn table(inputs: &Inputs<'_>, buckets: &str, signs: &str) -> Result<SjltTable, Failure> {
+pub(super) fn table(inputs: &Inputs<'_>, buckets: &str, signs: &str) -> Result<SjltTable, Failure> {
     let (buckets, signs, slots) = (inputs.indices(buckets)?, inputs.integers(signs)?, inputs.count("s")?);
     if buckets.shape != signs.shape || buckets.dims::<2>()?[1] != slots {
         return fail(format!("buckets {:?} and signs {:?} of {slots} slots", buckets.shape, signs.shape));
@@ -36,7 +33,7 @@ pub fn table(inputs: &Inputs<'_>, buckets: &str, signs: &str) -> Result<SjltTabl
 }
 
 /// The largest sum of absolute values of a row.
-pub(super) fn absolute<T: Real>(x: MatRef<'_, T>) -> f64 {
+fn absolute<T: Real>(x: MatRef<'_, T>) -> f64 {
     x.row_iter().map(|row| row.iter().map(|x| x.to_f64().abs()).sum()).fold(0.0, f64::max)
 }
 
@@ -82,7 +79,7 @@ fn grass<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
 }
 
 /// The largest sum over positions of products of the absolute sums of both factors.
-pub(super) fn layer_magnitude<T: Real>(layer: &Layer<T>, per_x: f64, per_delta: f64) -> Result<f64, Failure> {
+fn layer_magnitude<T: Real>(layer: &Layer<T>, per_x: f64, per_delta: f64) -> Result<f64, Failure> {
     let record = layer.record()?;
     let bias = f64::from(u8::from(record.has_bias()));
     let row = |x: MatRef<'_, T>, row: usize| x.row(row).iter().map(|x| x.to_f64().abs()).sum::<f64>();

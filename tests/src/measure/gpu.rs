@@ -15,7 +15,7 @@ use crate::failure::fail;
 type Operation = Box<dyn Fn(&mut Recorder) -> Result<(), Error>>;
 
 /// A kernel at a size.
-pub(super) struct Case {
+struct Case {
     name: &'static str,
     sizes: &'static [&'static str],
     /// The sizes of the published comparisons.
@@ -26,7 +26,7 @@ pub(super) struct Case {
 }
 
 /// Every kernel, in the order of the table.
-pub(super) const CASES: &[Case] = &[
+const CASES: &[Case] = &[
     Case {
         name: "gemm",
         sizes: &["m", "n", "k"],
@@ -269,7 +269,7 @@ fn layer(gpu: &Gpu, examples: usize, positions: usize, width: usize) -> Result<L
 
 /// The device's figures that times are compared with, where they are known.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Device {
+struct Device {
     /// Bytes a second.
     bandwidth: Option<f64>,
     /// Floating-point operations a second.
@@ -279,7 +279,7 @@ pub(super) struct Device {
 
 impl Device {
     /// From `--bandwidth B`, `--flops F` and `runs=N`; what is left are the names of kernels.
-    pub(super) fn parse(args: &[String]) -> Result<(Self, Vec<&str>), Failure> {
+    fn parse(args: &[String]) -> Result<(Self, Vec<&str>), Failure> {
         let (mut device, mut names, mut args) = (Self::default(), Vec::new(), args.iter());
         while let Some(arg) = args.next() {
             let number = |value: Option<&String>| match value.map(|value| value.parse::<f64>()) {

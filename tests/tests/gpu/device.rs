@@ -209,3 +209,26 @@ fn a_device_of_the_program() {
     let unreadable = device.create_buffer(&wgpu::BufferDescriptor { usage, ..descriptor });
     assert!(matches!(gpu.wrap::<u32>(unreadable, 1, 1), Err(Error::MissingFeature { .. })));
 }
+
+#[test]
+fn an_operation_that_fails_half_way_is_taken_back() {
+    // Pieces of 32 rows, whose products are cut along k: each of the 64 wants memory for its slices.
+    let limited = |max_memory| GpuOptions { max_binding_bytes: Some(1 << 17), max_memory, ..GpuOptions::default() };
+    let product = |gpu: &Gpu| -> Result<_, Error> {
+        let data = vec![1.0_f32; 256 * 1024];
+        let x = gpu.upload(MatRef::new(&data, 256, 1024)?)?;
+        let mut recorder = gpu.record();
+        let mut c = recorder.zeros(256, 256)?;
+        let (before, result) = (recorder.counters(), recorder.gemm_onto(&mut c, 1.0, 1.0, &x, x.t()));
+        Ok((result, before, recorder.counters(), recorder.plan().steps.len(), gpu.memory().0))
+    };
+    let Some(gpu) = open(&limited(None)) else { return };
+    let (result, before, after, _, needed) = product(&gpu).unwrap();
+    assert_eq!(result, Ok(()));
+    assert!(after.dispatches > before.dispatches);
+    // Not enough for all of them.
+    let Some(gpu) = open(&limited(Some(needed - 1))) else { return };
+    let (result, before, after, steps, _) = product(&gpu).unwrap();
+    assert!(matches!(result, Err(Error::OutOfMemory { .. })), "{result:?}");
+    assert_eq!((before, steps), (after, 2), "nothing but the zeros of the output, in two pieces");
+}
