@@ -8,15 +8,13 @@ use pulp::Arch;
 use pulp::NullaryFnOnce;
 
 use super::lanes::{Lanes, Portable};
-use super::panel::{GROUP, Panels};
+use super::panel::{GROUP, GROUPS, Panels};
 use super::rows::Int8Rows;
 
 /// The largest code of a query.
 const LARGEST: f32 = 32767.0;
 /// Columns whose products are summed as integers at most: `512 * 128 * 32767` fits into an `i32`.
 const LONGEST: usize = 512;
-/// Lines whose pairs are held at once.
-const CHUNK: usize = 2048;
 /// Rows of the innermost tile.
 const TILE: usize = 6;
 
@@ -29,18 +27,8 @@ pub(super) struct Int8Queries {
     codes: Panels<i16, 2>,
     /// A line a block.
     scales: Panels<f32, 1>,
-    chunks: Vec<Chunk>,
-    block: usize,
-}
-
-/// Segments whose pairs are made before any of them is scored.
-#[derive(Debug)]
-struct Chunk {
     segments: Vec<Segment>,
-    /// Columns whose codes lie side by side among the pairs, and the place of the first: only a segment of odd length
-    /// leaves a gap.
-    runs: Vec<(Range<usize>, usize)>,
-    lines: Range<usize>,
+    block: usize,
 }
 
 /// Columns whose products are summed as integers: a block, or a part of a long one.
@@ -54,19 +42,14 @@ struct Segment {
 impl Int8Queries {
     pub(super) fn new(queries: MatRef<'_, f32>, block: usize) -> Result<Self, Error> {
         let cols = queries.cols();
-        let (mut chunks, mut line) = (Vec::<Chunk>::new(), 0);
+        let (mut segments, mut line) = (Vec::new(), 0);
         for start in (0..cols).step_by(block) {
             let end = cols.min(start.saturating_add(block));
             for first in (start..end).step_by(LONGEST) {
                 let columns = first..end.min(first + LONGEST);
                 let lines = line..line + columns.len().div_ceil(2);
                 line = lines.end;
-                if chunks.last().is_none_or(|chunk| lines.end > chunk.lines.start + CHUNK) {
-                    chunks.push(Chunk { segments: Vec::new(), runs: Vec::new(), lines: lines.start..lines.start });
-                }
-                if let Some(chunk) = chunks.last_mut() {
-                    chunk.push(Segment { columns, block: start / block, lines });
-                }
+                segments.push(Segment { columns, block: start / block, lines });
             }
         }
         let mut codes = Panels::zeros(line, queries.rows())?;
@@ -75,7 +58,7 @@ impl Int8Queries {
             for (b, x) in query.chunks(block).enumerate() {
                 scales.elements(b, q)[0] = scale(x);
             }
-            for Segment { columns, block, lines } in chunks.iter().flat_map(|chunk| &chunk.segments) {
+            for Segment { columns, block, lines } in &segments {
                 let scale = scales.elements(*block, q)[0];
                 for (line, pair) in lines.clone().zip(query[columns.clone()].chunks(2)) {
                     for (code, x) in codes.elements(line, q).iter_mut().zip(pair) {
@@ -86,24 +69,12 @@ impl Int8Queries {
                 }
             }
         }
-        Ok(Self { codes, scales, chunks, block })
+        Ok(Self { codes, scales, segments, block })
     }
 
     /// The length of the blocks that these queries have a scale for.
     pub(super) fn block(&self) -> usize {
         self.block
-    }
-}
-
-impl Chunk {
-    fn push(&mut self, segment: Segment) {
-        let place = 2 * (segment.lines.start - self.lines.start);
-        match self.runs.last_mut() {
-            Some((columns, first)) if *first + columns.len() == place => columns.end = segment.columns.end,
-            _ => self.runs.push((segment.columns.clone(), place)),
-        }
-        self.lines.end = segment.lines.end;
-        self.segments.push(segment);
     }
 }
 
@@ -116,14 +87,12 @@ fn scale(x: &[f32]) -> f32 {
     if scale < f32::MIN_POSITIVE { 0.0 } else { scale }
 }
 
-/// Adds the products of all columns: `sums += rows queries^T`.
+/// The products of rows and queries: `sums = rows queries^T`.
 pub(super) struct Int8<'s> {
     /// `[rows, width]` with the width of the packed queries.
     pub(super) sums: &'s mut [f32],
     pub(super) rows: Int8Rows<'s>,
     pub(super) queries: &'s Int8Queries,
-    /// The rows' codes of a chunk of lines, as pairs.
-    pub(super) pairs: &'s mut Vec<i16>,
 }
 
 impl Int8<'_> {
@@ -136,107 +105,103 @@ impl Int8<'_> {
             },
             #[cfg(target_arch = "x86_64")]
             Arch::V3(simd) => simd.vectorize(Vectorized { task: self, simd }),
-            _ => self.chunks(Portable),
+            _ => self.panels(Portable),
         }
     }
 
     #[inline(always)]
-    fn chunks<L: Lanes>(mut self, lanes: L) {
-        let queries = self.queries;
-        for chunk in &queries.chunks {
-            self.chunk(lanes, chunk);
-        }
-    }
-
-    #[inline(always)]
-    fn chunk<L: Lanes>(&mut self, lanes: L, chunk: &Chunk) {
-        let pitch = 2 * chunk.lines.len();
-        // Gaps between runs meet codes of zero: they may hold anything.
-        self.pairs.resize(self.rows.codes.rows() * pitch, 0);
-        for (row, pairs) in self.rows.codes.row_iter().zip(self.pairs.chunks_exact_mut(pitch)) {
-            for (columns, first) in &chunk.runs {
-                for (pair, &code) in pairs[*first..].iter_mut().zip(&row[columns.clone()]) {
-                    *pair = code.into();
-                }
-            }
-        }
-        let (queries, rows) = (self.queries, self.rows.codes.rows());
-        for ((first, width, codes), (.., scales)) in queries.codes.iter().zip(queries.scales.iter()) {
-            let groups = if L::WIDE { width / GROUP } else { 1 };
-            for offset in (0..width).step_by(groups * GROUP) {
-                for segment in &chunk.segments {
-                    let strip =
-                        Strip { codes, scales, segment, chunk: &chunk.lines, width, offset, query: first + offset };
-                    match groups {
-                        1 => self.strip::<L, 1>(lanes, &strip, rows),
-                        2 => self.strip::<L, 2>(lanes, &strip, rows),
-                        3 => self.strip::<L, 3>(lanes, &strip, rows),
-                        _ => self.strip::<L, 4>(lanes, &strip, rows),
-                    }
-                }
+    fn panels<L: Lanes>(mut self, lanes: L) {
+        for ((first, width, codes), (.., scales)) in self.queries.codes.iter().zip(self.queries.scales.iter()) {
+            let panel = Panel { codes, scales, width, first };
+            match if L::WIDE { width / GROUP } else { 1 } {
+                1 => self.panel::<L, 1>(lanes, &panel),
+                2 => self.panel::<L, 2>(lanes, &panel),
+                3 => self.panel::<L, 3>(lanes, &panel),
+                _ => self.panel::<L, 4>(lanes, &panel),
             }
         }
     }
 
     #[inline(always)]
-    fn strip<L: Lanes, const G: usize>(&mut self, lanes: L, strip: &Strip<'_>, rows: usize) {
-        let mut i = 0;
+    fn panel<L: Lanes, const G: usize>(&mut self, lanes: L, panel: &Panel<'_>) {
+        let (mut i, rows) = (0, self.rows.codes.rows());
         while i + TILE <= rows {
-            self.tile::<L, TILE, G>(lanes, strip, i);
+            self.tile::<L, TILE, G>(lanes, panel, i);
             i += TILE;
         }
         while i < rows {
-            self.tile::<L, 1, G>(lanes, strip, i);
+            self.tile::<L, 1, G>(lanes, panel, i);
             i += 1;
         }
     }
 
+    /// The products of `R` rows and the queries of a panel, `G` groups at a time.
     #[inline(always)]
-    fn tile<L: Lanes, const R: usize, const G: usize>(&mut self, lanes: L, strip: &Strip<'_>, i: usize) {
-        let Segment { block, lines, .. } = strip.segment;
-        let (pitch, first, len) = (strip.chunk.len(), lines.start - strip.chunk.start, lines.len());
-        let pairs: [&[[i16; 2]]; R] =
-            core::array::from_fn(|r| self.pairs[2 * ((i + r) * pitch + first)..][..2 * len].as_chunks().0);
-        let scale: [f32; R] = core::array::from_fn(|r| self.rows.scales.row(i + r)[*block]);
-        let mut sums = [[lanes.zero(); G]; R];
-        let codes = &strip.codes[2 * lines.start * strip.width..2 * lines.end * strip.width];
-        for (p, line) in codes.chunks_exact(2 * strip.width).enumerate().take(len) {
-            let line = &line[2 * strip.offset..][..2 * G * GROUP];
-            let queries = line.as_chunks::<{ 2 * GROUP }>().0.as_chunks::<G>().0[0].map(|codes| lanes.load(codes));
-            for (sums, pairs) in sums.iter_mut().zip(pairs) {
-                let pair = lanes.splat(pairs[p]);
-                for (sum, query) in sums.iter_mut().zip(queries) {
-                    *sum = lanes.multiply_add(pair, query, *sum);
+    fn tile<L: Lanes, const R: usize, const G: usize>(&mut self, lanes: L, panel: &Panel<'_>, i: usize) {
+        let rows: [&[i8]; R] = core::array::from_fn(|r| self.rows.codes.row(i + r));
+        let row_scales: [&[f32]; R] = core::array::from_fn(|r| self.rows.scales.row(i + r));
+        // What an odd segment leaves over meets a code of zero: it may hold anything.
+        let mut pairs = [[[0; 2]; LONGEST / 2]; R];
+        let mut totals = [[[[0.0; GROUP]; G]; R]; GROUPS];
+        for Segment { columns, block, lines } in &self.queries.segments {
+            // Among the products, which wait for arithmetic and not for memory.
+            for (pairs, row) in pairs.iter_mut().zip(rows) {
+                widen(lanes, pairs, &row[columns.clone()]);
+            }
+            let codes = &panel.codes[2 * lines.start * panel.width..2 * lines.end * panel.width];
+            let scales = &panel.scales[block * panel.width..][..panel.width];
+            let scales = scales.as_chunks::<GROUP>().0.as_chunks::<G>().0;
+            for (g, (&scales, totals)) in scales.iter().zip(&mut totals).enumerate() {
+                let mut sums = [[lanes.zero(); G]; R];
+                for (p, line) in codes.chunks_exact(2 * panel.width).enumerate().take(LONGEST / 2) {
+                    let queries = line.as_chunks::<{ 2 * GROUP }>().0.as_chunks::<G>().0[g];
+                    let queries = queries.map(|codes| lanes.load(codes));
+                    for (sums, pairs) in sums.iter_mut().zip(&pairs) {
+                        let pair = lanes.splat(pairs[p]);
+                        for (sum, query) in sums.iter_mut().zip(queries) {
+                            *sum = lanes.multiply_add(pair, query, *sum);
+                        }
+                    }
+                }
+                // Without an early end, so that the sums never leave the registers.
+                for ((sums, row_scales), totals) in sums.into_iter().zip(row_scales).zip(totals) {
+                    let scale = row_scales[*block];
+                    for ((sum, scales), total) in sums.into_iter().zip(scales).zip(totals) {
+                        *total = lanes.scale_add(sum, scale, scales, *total);
+                    }
                 }
             }
         }
-        let scales = &strip.scales[block * strip.width + strip.offset..][..G * GROUP];
-        let scales = scales.as_chunks::<GROUP>().0.as_chunks::<G>().0[0];
-        // Without an early end, so that the sums never leave the registers.
-        let stride = self.queries.codes.width();
-        for (r, (sums, scale)) in sums.into_iter().zip(scale).enumerate() {
-            let out = &mut self.sums[(i + r) * stride + strip.query..][..G * GROUP];
-            let out = &mut out.as_chunks_mut::<GROUP>().0.as_chunks_mut::<G>().0[0];
-            for ((sum, scales), out) in sums.into_iter().zip(scales).zip(out) {
-                *out = lanes.scale_add(sum, scale, scales, *out);
+        let width = self.queries.codes.width();
+        for (g, totals) in (0..panel.width).step_by(G * GROUP).zip(&totals) {
+            for (r, totals) in totals.iter().enumerate() {
+                let sums = &mut self.sums[(i + r) * width + panel.first + g..][..G * GROUP];
+                sums.copy_from_slice(totals.as_flattened());
             }
         }
     }
 }
 
-/// Some neighbouring queries of a panel, and a chunk of lines.
-struct Strip<'s> {
+/// Up to four groups of queries.
+struct Panel<'s> {
     codes: &'s [i16],
     scales: &'s [f32],
-    segment: &'s Segment,
-    /// The lines that the rows' pairs are there for.
-    chunk: &'s Range<usize>,
     /// The queries of a line.
     width: usize,
-    /// Of the strip in a line.
-    offset: usize,
-    /// The first query of the strip.
-    query: usize,
+    /// The first query.
+    first: usize,
+}
+
+#[inline(always)]
+fn widen<L: Lanes>(lanes: L, pairs: &mut [[i16; 2]], codes: &[i8]) {
+    let (pairs, rest) = pairs.as_flattened_mut()[..codes.len()].as_chunks_mut::<{ 2 * GROUP }>();
+    let (codes, codes_left) = codes.as_chunks::<{ 2 * GROUP }>();
+    for (pairs, &codes) in pairs.iter_mut().zip(codes) {
+        *pairs = lanes.widen(codes);
+    }
+    for (pair, &code) in rest.iter_mut().zip(codes_left) {
+        *pair = code.into();
+    }
 }
 
 // What `V4` has and the instruction that fuses `multiply_add`, for the compiler to find: pulp has no name for it.
@@ -270,7 +235,7 @@ impl<L: Lanes> NullaryFnOnce for Vectorized<'_, L> {
     type Output = ();
     #[inline(always)]
     fn call(self) {
-        self.task.chunks(self.simd);
+        self.task.panels(self.simd);
     }
 }
 
@@ -292,10 +257,10 @@ mod tests {
             let rows = Int8Rows::new(codes.unwrap(), scales.unwrap(), block).unwrap();
             let bits = |run: fn(Int8<'_>)| {
                 let mut sums: Vec<_> = (0..n * queries.codes.width()).map(|i| (i as f32).cos()).collect();
-                run(Int8 { sums: &mut sums, rows, queries: &queries, pairs: &mut vec![7; 3] });
+                run(Int8 { sums: &mut sums, rows, queries: &queries });
                 sums.into_iter().map(f32::to_bits).collect::<Vec<_>>()
             };
-            let portable = bits(|task| task.chunks(Portable));
+            let portable = bits(|task| task.panels(Portable));
             let chosen = bits(|task| {
                 task.run();
             });

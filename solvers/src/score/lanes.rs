@@ -14,6 +14,7 @@ pub(super) trait Lanes: Copy {
     const WIDE: bool;
     /// Pairs of 16-bit integers, or 32-bit sums.
     type Integers: Copy;
+    fn widen(self, codes: [i8; 2 * GROUP]) -> [i16; 2 * GROUP];
     fn zero(self) -> Self::Integers;
     fn load(self, codes: [i16; 2 * GROUP]) -> Self::Integers;
     fn splat(self, pair: [i16; 2]) -> Self::Integers;
@@ -29,6 +30,11 @@ pub(super) struct Portable;
 impl Lanes for Portable {
     const WIDE: bool = false;
     type Integers = [i32; GROUP];
+
+    #[inline(always)]
+    fn widen(self, codes: [i8; 2 * GROUP]) -> [i16; 2 * GROUP] {
+        codes.map(i16::from)
+    }
 
     #[inline(always)]
     fn zero(self) -> [i32; GROUP] {
@@ -69,6 +75,11 @@ impl Lanes for V4 {
     type Integers = core::arch::x86_64::__m512i;
 
     #[inline(always)]
+    fn widen(self, codes: [i8; 2 * GROUP]) -> [i16; 2 * GROUP] {
+        cast(self.avx512bw._mm512_cvtepi8_epi16(cast(codes)))
+    }
+
+    #[inline(always)]
     fn zero(self) -> Self::Integers {
         self.avx512f._mm512_setzero_si512()
     }
@@ -100,6 +111,11 @@ impl Lanes for V4 {
 impl Lanes for V3 {
     const WIDE: bool = false;
     type Integers = [core::arch::x86_64::__m256i; 2];
+
+    #[inline(always)]
+    fn widen(self, codes: [i8; 2 * GROUP]) -> [i16; 2 * GROUP] {
+        cast(cast::<_, [core::arch::x86_64::__m128i; 2]>(codes).map(|codes| self.avx2._mm256_cvtepi8_epi16(codes)))
+    }
 
     #[inline(always)]
     fn zero(self) -> Self::Integers {

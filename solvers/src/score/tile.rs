@@ -62,14 +62,13 @@ pub(super) fn divide_by_norms(scores: &mut [f32], row: f32, queries: &[f32]) {
 pub(super) struct Workspace {
     sums: Aligned<f32>,
     decoded: Vec<f32>,
-    pairs: Vec<i16>,
     table: Aligned<f32>,
 }
 
 impl Workspace {
     pub(super) fn new(width: usize) -> Result<Self, ascribe_core::Error> {
         let sums = Aligned::zeros("sums of a tile", width.checked_mul(SIGN_ROWS))?;
-        Ok(Self { sums, decoded: Vec::new(), pairs: Vec::new(), table: Aligned::zeros("tables", Some(TABLE))? })
+        Ok(Self { sums, decoded: Vec::new(), table: Aligned::zeros("tables", Some(TABLE))? })
     }
 
     /// Calls `sink` with the scores of one tile of `rows` after another, and the place of its first row among them.
@@ -108,13 +107,13 @@ impl Workspace {
 
     /// Sets the sums to the inner products of a tile, those of signs without their scales.
     fn products(&mut self, queries: &Queries<'_>, tile: StoredRows<'_>) -> Result<(), ascribe_core::Error> {
-        let Self { sums, decoded, pairs, table } = self;
+        let Self { sums, decoded, table } = self;
         let (panels, sums) = (&queries.panels, &mut sums[..tile.rows() * queries.panels.width()]);
         sums.fill(0.0);
         match tile {
             StoredRows::Int8(rows) => {
                 let queries = queries.int8(rows.block)?;
-                Int8 { sums, rows, queries: &queries, pairs }.run();
+                Int8 { sums, rows, queries: &queries }.run();
             }
             StoredRows::OneBit(rows) => OneBit { sums, rows, panels, table }.run(),
             StoredRows::F32(x) => {
