@@ -51,6 +51,7 @@ mod soap;
 mod spectral;
 mod state;
 mod storage;
+mod transpose;
 
 pub use adafactor::adafactor_block;
 pub use adamw::{AdamW, AdamWState};

@@ -115,6 +115,7 @@ pub const KERNELS: &[Kernel] = &[
     spectral::CAYLEY,
     spectral::STEP,
     spectral::KRONECKER_STEP,
+    spectral::KRONECKER_PARTS,
     spectral::DESCENT,
     optimizer::SHAMPOO,
     optimizer::SOAP,

@@ -12,7 +12,7 @@ use faer::traits::ComplexField;
 use faer::{Accum, Par, Spec};
 
 use crate::Error;
-use crate::error::check_shape;
+use crate::error::{check_finite, check_shape};
 use crate::parallel::{Parallelism, for_each};
 
 /// Rows of the matrix that are eliminated at a time.
@@ -74,10 +74,10 @@ impl<T: Real> Lu<T> {
             (TypedMut::F64(rhs), Typed::F64(lu)) => solve(rhs, stride, lu, &self.swaps, par),
             _ => unreachable!("factor and right-hand side have one element type"),
         }
-        if rhs.as_ref().row_iter().flatten().any(|x| !x.is_finite()) {
-            return Err(Error::NoConvergence { what: "solution by LU factors of a singular matrix" });
-        }
-        Ok(())
+        rhs.as_ref()
+            .row_iter()
+            .try_for_each(|row| check_finite("solution", row))
+            .map_err(|_| Error::NoConvergence { what: "solution by LU factors of a singular matrix" })
     }
 
     /// `ln |det A|`, as a sum of logarithms; minus infinity for a singular matrix.

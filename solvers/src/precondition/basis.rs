@@ -14,12 +14,12 @@ use crate::parallel::Parallelism;
 pub(super) fn turn_basis<T: Real>(
     cayley: Cayley,
     basis: &[T],
-    (skew, length): (&[T], f64),
+    (skew, length): (Vec<T>, f64),
     n: usize,
     due: bool,
     par: Parallelism,
 ) -> Result<Vec<T>, Error> {
-    let mut turned = cayley.rotated(MatRef::new(basis, n, n)?, MatRef::new(skew, n, n)?, par)?;
+    let mut turned = cayley.rotated(MatRef::new(basis, n, n)?, skew, par)?;
     if due || cayley != Cayley::Exact || length > 1.0 {
         repair(&mut turned, n, par)?;
     }

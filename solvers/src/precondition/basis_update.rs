@@ -3,7 +3,7 @@
 use ascribe_core::{MatMut, MatRef, Real};
 
 use super::Cayley;
-use super::generator::mirror;
+use super::transpose::mirror;
 use crate::Error;
 use crate::error::zeros;
 use crate::linalg::{matmul, qr, symmetric_eigen};

@@ -66,7 +66,7 @@ impl Cayley {
         check_shape("columns of the output", dim, out.cols())?;
         n.row_iter().try_for_each(|row| check_finite("skew matrix", row))?;
         self.check()?;
-        let rotated = self.rotated(b, n, par)?;
+        let rotated = self.rotated(b, n.row_iter().flatten().copied().collect(), par)?;
         Ok(out.copy_from(MatRef::new(&rotated, b.rows(), dim)?)?)
     }
 
@@ -79,16 +79,11 @@ impl Cayley {
         }
     }
 
-    /// [`rotate`](Self::rotate) into memory of its own, for arguments that fit.
-    pub(super) fn rotated<T: Real>(
-        self,
-        b: MatRef<'_, T>,
-        n: MatRef<'_, T>,
-        par: Parallelism,
-    ) -> Result<Vec<T>, Error> {
+    /// [`rotate`](Self::rotate) into memory of its own, for arguments that fit; that of `n` is the work space.
+    pub(super) fn rotated<T: Real>(self, b: MatRef<'_, T>, n: Vec<T>, par: Parallelism) -> Result<Vec<T>, Error> {
         let rotated = match self {
             Self::Exact => exact(b, n, par),
-            Self::Truncated(order) => truncated(order, b, n, par),
+            Self::Truncated(order) => truncated(order, b, MatRef::new(&n, b.cols(), b.cols())?, par),
         }?;
         check_finite("rotated basis", &rotated)
             .map_err(|_| Error::NoConvergence { what: "Cayley's map (its result is not finite)" })?;
@@ -96,14 +91,11 @@ impl Cayley {
     }
 }
 
-fn exact<T: Real>(b: MatRef<'_, T>, n: MatRef<'_, T>, par: Parallelism) -> Result<Vec<T>, Error> {
-    let dim = n.rows();
-    let mut a = Vec::with_capacity(dim * dim);
-    for (i, row) in n.row_iter().enumerate() {
-        a.extend(row.iter().map(|&x| -x));
-        a[i * dim + i] += T::ONE;
-    }
-    let lu = Lu::new(a, dim, par)?;
+fn exact<T: Real>(b: MatRef<'_, T>, mut n: Vec<T>, par: Parallelism) -> Result<Vec<T>, Error> {
+    let dim = b.cols();
+    n.iter_mut().for_each(|x| *x = -*x);
+    n.iter_mut().step_by(dim + 1).for_each(|x| *x += T::ONE);
+    let lu = Lu::new(n, dim, par)?;
     let two = T::ONE + T::ONE;
     let mut out: Vec<T> = Vec::with_capacity(b.rows() * dim);
     b.row_iter().for_each(|row| out.extend(row.iter().map(|&x| two * x)));

@@ -1,7 +1,8 @@
 //! The rotation that a curvature observation asks for, in the eigenbasis: a skew generator, bounded.
 
-use ascribe_core::{Error as CoreError, Real};
+use ascribe_core::{Error as CoreError, Real, reduce};
 
+use super::transpose::mirror;
 use crate::parallel::{Parallelism, for_each};
 
 /// How eigenvalues that are nearly equal are treated: between them a rotation of any angle changes almost nothing, and
@@ -53,8 +54,6 @@ pub(super) struct Turn {
 
 /// Rows that one task takes.
 const STRIP: usize = 64;
-/// Rows and columns that are mirrored at a time, so that both halves stay in the cache.
-const TILE: usize = 32;
 
 impl Generator<'_> {
     /// Replaces the symmetric matrix `m` (lower triangle read) by `rate / 2` times its generator, clipped.
@@ -92,7 +91,7 @@ impl Generator<'_> {
         }
         let clipped = norm > self.clip;
         if clipped {
-            ascribe_core::reduce::scale(m, T::from_f64(self.clip / norm));
+            reduce::scale(m, T::from_f64(self.clip / norm));
         }
         mirror(m, n, |x| -x);
         Ok(Turn { norm, clipped })
@@ -112,37 +111,10 @@ impl Generator<'_> {
                         *m = T::from_f64(f(m.to_f64(), [x, y], x - y));
                     }
                     row[i] = T::ZERO;
-                    *sum += row[..i].iter().fold(0.0, |sum, x| sum + 2.0 * x.to_f64() * x.to_f64());
+                    *sum += 2.0 * reduce::norm2(&row[..i]).to_f64().powi(2);
                 }
                 Ok(())
             });
         sums.iter().sum::<f64>().sqrt()
-    }
-}
-
-/// Makes the upper triangle of an `n x n` matrix `f` of the lower one.
-pub(super) fn mirror<T: Copy>(a: &mut [T], n: usize, f: impl Fn(T) -> T) {
-    for top in (0..n).step_by(TILE) {
-        for left in (top..n).step_by(TILE) {
-            for i in top..n.min(top + TILE) {
-                for j in left.max(i + 1)..n.min(left + TILE) {
-                    a[i * n + j] = f(a[j * n + i]);
-                }
-            }
-        }
-    }
-}
-
-/// `(A + A^T) / 2` in the lower triangle of an `n x n` matrix.
-pub(super) fn symmetrise<T: Real>(a: &mut [T], n: usize) {
-    let half = T::from_f64(0.5);
-    for left in (0..n).step_by(TILE) {
-        for top in (left..n).step_by(TILE) {
-            for i in top..n.min(top + TILE) {
-                for j in left..i.min(left + TILE) {
-                    a[i * n + j] = half * a[i * n + j] + half * a[j * n + i];
-                }
-            }
-        }
     }
 }

@@ -3,7 +3,7 @@
 use ascribe_core::record::LayerRecord;
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 
-use super::modes::transpose;
+use super::transpose::transpose;
 use crate::Error;
 use crate::error::{check_finite, check_shape, zeros};
 use crate::linalg::matmul;
@@ -133,18 +133,20 @@ fn see_gradients<T: Real>(
     let [of_rows, of_cols] = [(&inverse_cols, scales[0]), (&inverse_rows, scales[1])].map(|(inverse, scale)| {
         inverse.iter().map(|x| T::from_f64((x * scale * view.share).sqrt())).collect::<Vec<T>>()
     });
-    let transposed = |x: &[T]| {
-        let mut out = vec![T::ZERO; x.len()];
+    let transposed = |mut out: Vec<T>, x: &[T]| {
         for (out, x) in out.chunks_exact_mut(r * c).zip(x.chunks_exact(r * c)) {
-            transpose(out, x, r, c, |x| x);
+            transpose(out, x, r, c, view.par, |column, x| of_rows[column] * x);
         }
-        weigh(&mut out, &of_rows, r);
         out
     };
     let rows = match coordinates {
         Coordinates::Diagonal => None,
-        Coordinates::Eigenbasis => Some([transposed(&rotated), rotated.clone()]),
-        Coordinates::Weight => Some([transposed(&right), view.rotate_rows(stacked)?]),
+        // What is rotated on one side alone is of no more use: its memory is.
+        Coordinates::Eigenbasis => Some([transposed(right, &rotated), rotated.clone()]),
+        Coordinates::Weight => {
+            let left = view.rotate_rows(stacked)?;
+            Some([transposed(zeros("rotated batch", Some(right.len()))?, &right), left])
+        }
     };
     let rows = rows.map(|[left, mut right]| {
         weigh(&mut right, &of_cols, c);

@@ -7,12 +7,12 @@ use ascribe_core::{MatMut, MatRef, Real, Scalar, reduce};
 
 use super::basis::identity;
 use super::basis_update::descending_eigenvectors;
-use super::generator::mirror;
 use super::growth::grow;
 use super::kronecker_observation::{Coordinates, Observation, Seen, View};
 use super::kronecker_side::{Moved, Observed, Side};
 use super::state::{Field, Kind, Saved};
 use super::storage::Stored;
+use super::transpose::mirror;
 use super::{BasisUpdate, Eigenvalues, KroneckerReport, KroneckerSpectral};
 use crate::Error;
 use crate::error::check_finite;

@@ -19,7 +19,7 @@ pub use refined::RefinedEigenbasis;
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
 use super::check::{check, check_rate};
-use super::modes::{mirrored, transpose};
+use super::transpose::{mirrored, transpose};
 use crate::Error;
 use crate::linalg::{gram, symmetric_eigen};
 use crate::parallel::Parallelism;
@@ -81,10 +81,7 @@ pub(super) fn assemble(vectors: &[f64], powers: &[f64], par: Parallelism) -> Res
     }
     // The rows of diag(powers)^(1/2) Q^T: their Gram matrix takes half the operations of a product.
     let mut rows = vec![0.0; n * n];
-    transpose(&mut rows, vectors, n, n, |x| x);
-    for (row, power) in rows.chunks_exact_mut(n.max(1)).zip(powers) {
-        ascribe_core::reduce::scale(row, power.sqrt());
-    }
+    transpose(&mut rows, vectors, n, n, par, |vector, x| powers[vector].sqrt() * x);
     let mut lower = vec![0.0; n * n];
     gram(MatMut::new(&mut lower, n, n)?, MatRef::new(&rows, n, n)?, par)?;
     Ok(mirrored(&lower, n))

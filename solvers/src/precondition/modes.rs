@@ -4,12 +4,9 @@
 use ascribe_core::view::Operand;
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
-use super::generator::mirror;
+use super::transpose::transpose;
 use crate::linalg::{gram, matmul};
 use crate::parallel::Parallelism;
-
-/// Edge of the tiles in which a transpose is made, so that both sides stay in the cache.
-const TILE: usize = 32;
 
 /// The elements before and after an axis: a tensor is `[outer, shape[axis], inner]`.
 fn around(shape: &[usize], axis: usize) -> (usize, usize) {
@@ -80,28 +77,8 @@ pub(super) fn accumulate<T: Real>(
         rows.iter_mut().zip(x).for_each(|(row, &x)| *row = root * x);
     } else {
         for (rows, x) in rows.chunks_exact_mut((d * inner).max(1)).zip(x.chunks_exact((d * inner).max(1))) {
-            transpose(rows, x, d, inner, |x| root * x);
+            transpose(rows, x, d, inner, par, |_, x| root * x);
         }
     }
     gram(MatMut::new(lower, d, d)?, MatRef::new(&rows, outer * inner, d)?, par)
-}
-
-/// `out[j, i] = f(x[i, j])` for `x` `[rows, cols]`.
-pub(super) fn transpose<T: Copy>(out: &mut [T], x: &[T], rows: usize, cols: usize, f: impl Fn(T) -> T) {
-    for top in (0..rows).step_by(TILE) {
-        for left in (0..cols).step_by(TILE) {
-            for i in top..rows.min(top + TILE) {
-                for j in left..cols.min(left + TILE) {
-                    out[j * rows + i] = f(x[i * cols + j]);
-                }
-            }
-        }
-    }
-}
-
-/// A symmetric matrix from its lower triangle.
-pub(super) fn mirrored<T: Copy>(lower: &[T], n: usize) -> Vec<T> {
-    let mut full = lower.to_vec();
-    mirror(&mut full, n, |x| x);
-    full
 }

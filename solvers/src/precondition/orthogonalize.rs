@@ -3,6 +3,7 @@
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 
 use super::check::check_rate;
+use super::transpose::transpose;
 use crate::Error;
 use crate::error::{check_finite, check_shape};
 use crate::linalg::matmul;
@@ -120,7 +121,7 @@ impl Orthogonalize<'_> {
         let mut x = self.normalised(g);
         if tall {
             let mut wide = vec![T::ZERO; m * n];
-            super::modes::transpose(&mut wide, &x, m, n, |x| x);
+            transpose(&mut wide, &x, m, n, par, |_, x| x);
             x = wide;
         }
         let (mut gram, mut mixed, mut next) =

@@ -2,7 +2,7 @@
 
 use ascribe_core::{MatMut, MatRef, Real};
 
-use super::generator::mirror;
+use super::transpose::mirror;
 use crate::Error;
 use crate::error::{check_finite, check_shape, zeros};
 use crate::linalg::{gram, matmul};

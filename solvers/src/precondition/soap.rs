@@ -3,8 +3,9 @@
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
 use super::check::{check, check_beta, check_epsilon, check_rate};
-use super::modes::{accumulate, mirrored, products};
+use super::modes::{accumulate, products};
 use super::state::{Common, Field, Kind, Saved, State, bias_correction, implement_optimizer, share};
+use super::transpose::mirrored;
 use super::{Blocking, Layout};
 use crate::Error;
 use crate::curvature::{Basis, Blocks, EigenBlock};

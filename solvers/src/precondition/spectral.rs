@@ -6,10 +6,11 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, Scalar};
 
 use super::basis::{check_basis, identity, reconstruct, turn_basis};
 use super::check::{check_damping, check_positive, check_rate, check_unit};
-use super::generator::{Generator, symmetrise};
+use super::generator::Generator;
 use super::growth::{check_values, grow};
 use super::state::{Field, Saved};
 use super::storage::Stored;
+use super::transpose::symmetrise;
 use super::{Cayley, Gaps, Storage};
 use crate::Error;
 use crate::curvature::{Basis, EigenBlock};
@@ -274,7 +275,7 @@ impl<T: Real> SpectralState<T> {
         if turn.norm > 0.0 {
             let rotations = self.rotations.saturating_add(1);
             let due = options.polish_every > 0 && rotations.is_multiple_of(options.polish_every as u64);
-            let turned = turn_basis(options.cayley, &self.basis()?, (&m, turn.norm.min(options.clip)), n, due, par)?;
+            let turned = turn_basis(options.cayley, &self.basis()?, (m, turn.norm.min(options.clip)), n, due, par)?;
             self.basis = Stored::new(options.storage, turned);
             self.rotations = rotations;
         }

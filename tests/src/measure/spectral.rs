@@ -1,8 +1,10 @@
 //! Spectral-factorized preconditioners: a step of the state, and the rotation in it.
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use ascribe_core::{MatMut, MatRef, Real};
+use ascribe_solvers::linalg::{Lu, gram, matmul};
 use ascribe_solvers::parallel::Parallelism;
 use ascribe_solvers::precondition::{Cayley, KroneckerDescent, KroneckerSpectral, Layout, Optimizer, Spectral};
 
@@ -35,6 +37,15 @@ pub(super) const KRONECKER_STEP: Kernel = Kernel {
     defaults: &[&[1024, 1024, 1], &[1024, 1024, 10]],
     f32: kronecker_step::<f32>,
     f64: kronecker_step::<f64>,
+};
+
+pub(super) const KRONECKER_PARTS: Kernel = Kernel {
+    name: "kronecker_spectral_parts",
+    about: "the products and solutions alone of a step that moves the bases, copies that they overwrite not counted",
+    sizes: &["n"],
+    defaults: &[&[1024]],
+    f32: kronecker_parts::<f32>,
+    f64: kronecker_parts::<f64>,
 };
 
 pub(super) const DESCENT: Kernel = Kernel {
@@ -94,6 +105,51 @@ fn kronecker_step<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measu
     Ok(Measured { seconds: seconds.iter().map(|s| s / steps as f64).collect(), flops, bytes })
 }
 
+/// For both sides: a rotation of the gradient, a Gram matrix, and the map of a generator; in every eighth step a repair.
+fn kronecker_parts<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
+    let &[n] = sizes else { return fail("the table names one size") };
+    let par = Parallelism::threads(settings.threads);
+    let (g, b): (Vec<T>, Vec<T>) = (uniform(settings.seed, 0, &[n, n])?, uniform(settings.seed, 1, &[n, n])?);
+    let (g, b) = (MatRef::new(&g, n, n)?, MatRef::new(&b, n, n)?);
+    let mut factor: Vec<T> = skew(settings, n)?;
+    factor.iter_mut().for_each(|x| *x = -*x);
+    factor.iter_mut().step_by(n + 1).for_each(|x| *x = T::ONE);
+    let mut out = vec![T::ZERO; n * n];
+    let mut product = |transposed: bool| -> Result<f64, Failure> {
+        let (out, start) = (MatMut::new(&mut out, n, n)?, Instant::now());
+        if transposed {
+            matmul(out, T::ZERO, T::ONE, b.t(), g, par)?;
+        } else {
+            matmul(out, T::ZERO, T::ONE, g, b, par)?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let mut lower = vec![T::ZERO; n * n];
+    let mut square = || -> Result<f64, Failure> {
+        lower.fill(T::ZERO);
+        let start = Instant::now();
+        gram(MatMut::new(&mut lower, n, n)?, g, par)?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let mut turned = vec![T::ZERO; n * n];
+    let mut map = || -> Result<f64, Failure> {
+        let factor = factor.clone();
+        MatMut::new(&mut turned, n, n)?.copy_from(b)?;
+        let start = Instant::now();
+        Lu::new(factor, n, par)?.solve_in_place(MatMut::new(&mut turned, n, n)?, par)?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    let mut step = || -> Result<f64, Failure> {
+        let sides = product(false)? + product(true)? + square()? + square()? + map()? + map()?;
+        let repairs = square()? + square()? + product(false)? + product(false)?;
+        Ok(sides + repairs / 8.0)
+    };
+    step()?;
+    let seconds = (0..settings.runs).map(|_| step()).collect::<Result<_, _>>()?;
+    let flops = kronecker_flops(n, n, 1) as u64;
+    Ok(Measured { seconds, flops, bytes: (5 * n * n * size_of::<T>()) as u64 })
+}
+
 /// The rotated gradient in each step; the two Gram matrices and rotations when the bases move.
 fn kronecker_flops(rows: usize, cols: usize, every: usize) -> usize {
     let product = rows * cols * (rows + cols);
@@ -123,10 +179,9 @@ fn descent<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Fa
     Ok(Measured { seconds: seconds.iter().map(|s| s / every as f64).collect(), flops, bytes })
 }
 
-fn cayley<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
-    let &[n, order] = sizes else { return fail("the table names two sizes") };
-    let (mut skew, b): (Vec<T>, Vec<T>) = (uniform(settings.seed, 0, &[n, n])?, uniform(settings.seed, 1, &[n, n])?);
-    // Frobenius' norm is one half.
+/// A skew matrix whose Frobenius norm is one half.
+fn skew<T: Real>(settings: &Settings, n: usize) -> Result<Vec<T>, Failure> {
+    let mut skew: Vec<T> = uniform(settings.seed, 0, &[n, n])?;
     let scale = T::from_f64(0.5 * 3.0_f64.sqrt() / n.max(1) as f64);
     for i in 0..n {
         skew[i * n + i] = T::ZERO;
@@ -135,6 +190,12 @@ fn cayley<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Fai
             skew[j * n + i] = -skew[i * n + j];
         }
     }
+    Ok(skew)
+}
+
+fn cayley<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
+    let &[n, order] = sizes else { return fail("the table names two sizes") };
+    let (skew, b): (Vec<T>, Vec<T>) = (skew(settings, n)?, uniform(settings.seed, 1, &[n, n])?);
     let (skew, b) = (MatRef::new(&skew, n, n)?, MatRef::new(&b, n, n)?);
     let map = if order == 0 { Cayley::Exact } else { Cayley::Truncated(u32::try_from(order)?) };
     let parallelism = Parallelism::threads(settings.threads);

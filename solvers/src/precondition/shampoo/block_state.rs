@@ -7,8 +7,9 @@ use crate::Error;
 use crate::error::zeros;
 use crate::parallel::Parallelism;
 use crate::precondition::Block;
-use crate::precondition::modes::{accumulate, mirrored, products};
+use crate::precondition::modes::{accumulate, products};
 use crate::precondition::state::bias_correction;
+use crate::precondition::transpose::mirrored;
 
 /// Keeps the quotient of two norms finite; as in the reference code.
 const TINY: f64 = 1e-16;
