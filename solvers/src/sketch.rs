@@ -14,7 +14,7 @@ pub use dense::{project, project_columns};
 pub use logra::logra_records;
 pub use pca::{Pca, principal_axes};
 pub use records::sketch_records;
-pub use rows::apply_rows;
+pub use rows::{apply_rows, apply_stored_rows};
 
 /// The work space of several threads in one piece. Large pieces that are given back one after another would go to the
 /// system, and their pages would be faulted in again on the next call: for a small batch that takes as long as its

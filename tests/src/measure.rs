@@ -102,7 +102,6 @@ pub const KERNELS: &[Kernel] = &[
     dense::SRHT,
     sketch::SJLT,
     sketch::GRASS,
-    sketch::GRASS_FLOOR,
     sketch::FACTGRASS,
     sketch::LOGRA,
     score::F32,

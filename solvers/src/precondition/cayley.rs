@@ -93,7 +93,9 @@ impl Cayley {
 
 fn exact<T: Real>(b: MatRef<'_, T>, mut n: Vec<T>, par: Parallelism) -> Result<Vec<T>, Error> {
     let dim = b.cols();
-    n.iter_mut().for_each(|x| *x = -*x);
+    for x in &mut n {
+        *x = -*x;
+    }
     n.iter_mut().step_by(dim + 1).for_each(|x| *x += T::ONE);
     let lu = Lu::new(n, dim, par)?;
     let two = T::ONE + T::ONE;

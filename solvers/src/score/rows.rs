@@ -1,8 +1,9 @@
 //! Rows as they are stored, and sources that hand them out block by block.
 
-use ascribe_core::quantize::half::{decode_bf16, decode_f16};
+use ascribe_core::quantize::half::{bf16_to_f32, f16_to_f32};
 use ascribe_core::quantize::{int8_block, one_bit};
 use ascribe_core::{MatMut, MatRef};
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::Error;
 use crate::error::check_shape;
@@ -143,8 +144,8 @@ impl<'a> StoredRows<'a> {
         }
         match *self {
             Self::F32(x) => out.copy_from(x)?,
-            Self::F16(bits) => each_row(out, |i, out| decode_f16(out, bits.row(i)))?,
-            Self::Bf16(bits) => each_row(out, |i, out| decode_bf16(out, bits.row(i)))?,
+            Self::F16(bits) => Arch::new().dispatch(Halves { out, bits, decode: f16_to_f32 }),
+            Self::Bf16(bits) => Arch::new().dispatch(Halves { out, bits, decode: bf16_to_f32 }),
             Self::Int8(Int8Rows { codes, scales, block }) => {
                 each_row(out, |i, out| int8_block::dequantize(out, codes.row(i), scales.row(i), block))?;
             }
@@ -153,6 +154,23 @@ impl<'a> StoredRows<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Decodes in the widest vectors that there are; a closure would be compiled without them.
+struct Halves<'s, F> {
+    out: MatMut<'s, f32>,
+    bits: MatRef<'s, u16>,
+    decode: F,
+}
+
+impl<F: Fn(u16) -> f32> WithSimd for Halves<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, _: S) {
+        self.out.for_each_row(|i, out| {
+            out.iter_mut().zip(self.bits.row(i)).for_each(|(out, &bits)| *out = (self.decode)(bits));
+        });
     }
 }
 

@@ -2,10 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ascribe_core::quantize::half::{bf16_to_f32, f16_to_f32};
 use ascribe_core::score::{NORM_FLOOR, Similarity};
-use ascribe_core::{MatRef, reduce};
-use pulp::{Arch, Simd, WithSimd};
+use ascribe_core::{MatMut, MatRef, reduce};
 
 use super::dense::{CHUNK, Dense};
 use super::int8::{Int8, Int8Queries};
@@ -123,13 +121,13 @@ impl Workspace {
             }
             StoredRows::F16(bits) => {
                 for (first, cols) in chunks(bits.cols()) {
-                    let x = halves(decoded, bits.block(0, bits.rows(), first, cols)?, f16_to_f32)?;
+                    let x = decode(decoded, StoredRows::F16(bits.block(0, bits.rows(), first, cols)?))?;
                     Dense { sums, x, panels, first }.run();
                 }
             }
             StoredRows::Bf16(bits) => {
                 for (first, cols) in chunks(bits.cols()) {
-                    let x = halves(decoded, bits.block(0, bits.rows(), first, cols)?, bf16_to_f32)?;
+                    let x = decode(decoded, StoredRows::Bf16(bits.block(0, bits.rows(), first, cols)?))?;
                     Dense { sums, x, panels, first }.run();
                 }
             }
@@ -143,30 +141,9 @@ pub(super) fn chunks(cols: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..cols).step_by(CHUNK).map(move |first| (first, CHUNK.min(cols - first)))
 }
 
-fn halves<'s>(
-    decoded: &'s mut Vec<f32>,
-    bits: MatRef<'_, u16>,
-    decode: impl Fn(u16) -> f32,
-) -> Result<MatRef<'s, f32>, ascribe_core::Error> {
-    let (rows, cols) = (bits.rows(), bits.cols());
-    decoded.resize(rows * cols, 0.0);
-    Arch::new().dispatch(Decode { decoded, bits, by: decode });
-    MatRef::new(decoded, rows, cols)
-}
-
-/// Decodes in the widest vectors that there are; a closure would be compiled without them.
-struct Decode<'s, F> {
-    decoded: &'s mut [f32],
-    bits: MatRef<'s, u16>,
-    by: F,
-}
-
-impl<F: Fn(u16) -> f32> WithSimd for Decode<'_, F> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for (decoded, bits) in self.decoded.chunks_exact_mut(self.bits.cols()).zip(self.bits.row_iter()) {
-            decoded.iter_mut().zip(bits).for_each(|(decoded, &bits)| *decoded = (self.by)(bits));
-        }
-    }
+fn decode<'s>(decoded: &'s mut Vec<f32>, rows: StoredRows<'_>) -> Result<MatRef<'s, f32>, ascribe_core::Error> {
+    let [height, width] = [rows.rows(), rows.cols()];
+    decoded.resize(height * width, 0.0);
+    rows.decode(MatMut::new(decoded, height, width)?)?;
+    MatRef::new(decoded, height, width)
 }

@@ -31,15 +31,6 @@ pub(super) const GRASS: Kernel = Kernel {
     f64: grass::<f64>,
 };
 
-pub(super) const GRASS_FLOOR: Kernel = Kernel {
-    name: "grass_floor",
-    about: "reads what such a mask keeps, and does nothing else with it than add it up",
-    sizes: &["rows", "p", "kept"],
-    defaults: &[&[64, 1_000_000, 16384]],
-    f32: grass_floor::<f32>,
-    f64: grass_floor::<f64>,
-};
-
 pub(super) const FACTGRASS: Kernel = Kernel {
     name: "factgrass",
     about: "masked layer gradients from records, then a sparse transform",
@@ -88,35 +79,6 @@ fn grass<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Fail
     let seconds = rows::<T>(settings, &grass, n)?;
     let bytes = n * (kept + k) * size_of::<T>() + (4 + size_of::<usize>()) * kept;
     Ok(Measured { seconds, flops: (n * kept) as u64, bytes: bytes as u64 })
-}
-
-/// Sums of the elements that a mask keeps, eight of a row and then of the next: the order in which reads of elements that
-/// are far apart were fastest.
-struct Sums(Vec<usize>, usize);
-
-impl<T: Real> LinOp<T> for Sums {
-    fn dim_in(&self) -> usize {
-        self.1
-    }
-    fn dim_out(&self) -> usize {
-        1
-    }
-    fn apply(&self, mut out: MatMut<'_, T>, x: MatRef<'_, T>, _: &mut [T]) -> Result<(), ascribe_core::Error> {
-        out.fill(T::ZERO);
-        for indices in self.0.chunks(8) {
-            for (i, row) in x.row_iter().enumerate() {
-                out.row_mut(i)[0] += indices.iter().fold(T::ZERO, |sum, &i| sum + row[i]);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn grass_floor<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {
-    let &[n, p, kept] = sizes else { return fail("the table names three sizes") };
-    let mask = Mask::random(p, kept, MaskScale::None, Stream::new(settings.seed.into(), "grass").child(0))?;
-    let seconds = rows::<T>(settings, &Sums(mask.indices().to_vec(), p), n)?;
-    Ok(Measured { seconds, flops: (n * kept) as u64, bytes: (n * kept * size_of::<T>()) as u64 })
 }
 
 fn fact_grass<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Measured, Failure> {

@@ -112,7 +112,9 @@ fn kronecker_parts<T: Real>(settings: &Settings, sizes: &[usize]) -> Result<Meas
     let (g, b): (Vec<T>, Vec<T>) = (uniform(settings.seed, 0, &[n, n])?, uniform(settings.seed, 1, &[n, n])?);
     let (g, b) = (MatRef::new(&g, n, n)?, MatRef::new(&b, n, n)?);
     let mut factor: Vec<T> = skew(settings, n)?;
-    factor.iter_mut().for_each(|x| *x = -*x);
+    for x in &mut factor {
+        *x = -*x;
+    }
     factor.iter_mut().step_by(n + 1).for_each(|x| *x = T::ONE);
     let mut out = vec![T::ZERO; n * n];
     let mut product = |transposed: bool| -> Result<f64, Failure> {

@@ -5,7 +5,8 @@ use ascribe_core::random::Stream;
 use ascribe_core::sketch::{Sjlt, SjltTable, Sketch};
 use ascribe_core::{Error, LinOp, MatMut, MatRef, Real};
 use ascribe_solvers::parallel::Parallelism;
-use ascribe_solvers::sketch::apply_rows;
+use ascribe_solvers::score::{Int8Rows, OneBitRows, StoredRows};
+use ascribe_solvers::sketch::{apply_rows, apply_stored_rows};
 use ascribe_tests::exact::Integers;
 use ascribe_tests::{tolerance, with_eight_threads};
 use proptest::prelude::*;
@@ -246,4 +247,33 @@ fn what_is_wrong_is_said_and_nothing_is_written() {
     let result = sjlt.apply(MatMut::new(&mut four, 4, 4).unwrap(), MatRef::new(&x, 4, 5).unwrap(), &mut [0.0; 15]);
     assert_eq!(result, Err(Error::Length { what: "scratch", needed: 16, got: 15 }));
     assert!(out.iter().chain(&four).all(|x| *x == 7.0));
+}
+
+#[test]
+fn stored_rows_are_decoded_rows() {
+    let stream = Stream::new(3, "stored");
+    for (n, p, k) in [(0, 5, 3), (1, 1, 1), (8, 64, 7), (21, 131, 16)] {
+        let sjlt = Sjlt::new(p, k, 2.min(k), stream).unwrap();
+        let words: Vec<u16> = (0..n * p).map(|i| stream.words(i as u64, 0)[0] as u16 & 0xbfff).collect();
+        let codes: Vec<i8> = words.iter().map(|&word| word as i8).collect();
+        let scales: Vec<f32> = (0..n * p.div_ceil(64)).map(|i| 0.5 + i as f32).collect();
+        let signs: Vec<u8> = words[..n * p.div_ceil(8)].iter().map(|&word| word as u8).collect();
+        let (halves, codes) = (MatRef::new(&words, n, p).unwrap(), MatRef::new(&codes, n, p).unwrap());
+        let int8 = Int8Rows::new(codes, MatRef::new(&scales, n, p.div_ceil(64)).unwrap(), 64).unwrap();
+        let one_bit = OneBitRows::new(MatRef::new(&signs, n, p.div_ceil(8)).unwrap(), &scales[..n], p).unwrap();
+        for rows in
+            [StoredRows::F16(halves), StoredRows::Bf16(halves), StoredRows::Int8(int8), StoredRows::OneBit(one_bit)]
+        {
+            let mut decoded = vec![0.0; n * p];
+            rows.decode(MatMut::new(&mut decoded, n, p).unwrap()).unwrap();
+            let expected = apply_alloc(&sjlt, MatRef::new(&decoded, n, p).unwrap()).unwrap();
+            let mut out = vec![f32::NAN; n * k];
+            let view = MatMut::new(&mut out, n, k).unwrap();
+            apply_stored_rows(view, &sjlt, rows, Parallelism::threads(2)).unwrap();
+            assert_eq!(bits(&out), bits(&expected), "{n} {p} {k}");
+            let mut narrow = vec![7.0; n * (k - 1)];
+            let narrow = MatMut::new(&mut narrow, n, k - 1).unwrap();
+            assert!(matches!(apply_stored_rows(narrow, &sjlt, rows, Parallelism::Serial), Err(Error::Shape { .. })));
+        }
+    }
 }
