@@ -47,7 +47,8 @@ async function compareAll(player, bundle) {
       for (const row of new Set(indices.map(at))) row[difference === null ? column : "failed"] += 1;
     }
   };
-  const all = [...bundle.shaders.keys()];
+  const used = new Set(bundle.cases.flatMap(shadersOf));
+  const all = [...bundle.shaders.keys()].filter((index) => bundle.everything || used.has(index));
   // Browsers compile side by side when they are asked for all at once. What fails is told below.
   for (const index of all) if (player.missing(index).length === 0) player.pipeline(index).catch(() => {});
   for (const index of all) {
@@ -60,8 +61,8 @@ async function compareAll(player, bundle) {
     await count(recording.name, shadersOf(recording), "passed", () => player.run(recording));
   }
   // A kernel without a case would pass for lack of anything that could fail.
-  const used = new Set(bundle.cases.flatMap(shadersOf).map((index) => bundle.shaders[index].kernel));
-  for (const kernel of bundle.kernels.filter((kernel) => !used.has(kernel))) {
+  const kernels = new Set([...used].map((index) => bundle.shaders[index].kernel));
+  for (const kernel of bundle.kernels.filter((kernel) => bundle.everything && !kernels.has(kernel))) {
     notes.push(`FAIL ${kernel}: no case uses this kernel`);
     total.failed += 1;
   }

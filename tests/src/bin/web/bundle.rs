@@ -93,8 +93,9 @@ impl Bundle {
         Ok(())
     }
 
-    /// Writes the list of all.
-    pub(crate) fn finish(mut self, gpu: &Gpu) -> Result<(), Failure> {
+    /// Writes the list of all. The page compiles every variant and wants a case of every kernel if there is to be
+    /// `everything`, otherwise what the cases use.
+    pub(crate) fn finish(mut self, gpu: &Gpu, everything: bool) -> Result<(), Failure> {
         self.data.flush()?;
         let shader = |Shader { kernel, flags, constants }: &Shader| {
             let kernel = KERNELS.iter().find(|known| known.name == *kernel);
@@ -114,6 +115,7 @@ impl Bundle {
         };
         let all = json!({
             "device": gpu.capabilities().name,
+            "everything": everything,
             "kernels": KERNELS.iter().map(|kernel| kernel.name).collect::<Vec<_>>(),
             "shaders": self.shaders.iter().map(shader).collect::<Vec<_>>(),
             "cases": self.cases,

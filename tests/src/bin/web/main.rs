@@ -23,16 +23,18 @@ use bundle::Bundle;
 use serde_json::Value;
 
 const USAGE: &str = "\
-usage: web write FOLDER [CASES...]   writes the page with recordings of every kernel, and of the conformance
-                                     cases in the folders CASES
-       web serve FOLDER [SECONDS]    serves it on the loopback interface; with SECONDS, until the page has reported,
-                                     or fails after that time";
+usage: web write FOLDER [CASES...]    writes the page with recordings of every kernel in every variant, and of the
+                                      conformance cases in the folders CASES
+       web write --conformance FOLDER CASES...    with these cases alone
+       web serve FOLDER [SECONDS]     serves it on the loopback interface; with SECONDS, until the page has reported,
+                                      or fails after that time";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match &args[..] {
-        ["write", folder, cases @ ..] => write(Path::new(folder), cases),
+        ["write", "--conformance", folder, cases @ ..] => write(Path::new(folder), cases, false),
+        ["write", folder, cases @ ..] => write(Path::new(folder), cases, true),
         ["serve", folder] => serve(Path::new(folder), None),
         ["serve", folder, seconds] => match seconds.parse() {
             Ok(seconds) => serve(Path::new(folder), Some(Duration::from_secs(seconds))),
@@ -66,23 +68,29 @@ fn small() -> GpuOptions {
     GpuOptions { max_binding_bytes: Some(4096), max_workgroups: Some(3), plain: true, ..browser() }
 }
 
-fn write(folder: &Path, cases: &[&str]) -> Result<(), Failure> {
-    let (gpu, small) = (Gpu::with(&browser())?, Gpu::with(&small())?);
+fn write(folder: &Path, cases: &[&str], everything: bool) -> Result<(), Failure> {
+    let gpu = Gpu::with(&browser())?;
     let mut bundle = Bundle::create(folder)?;
-    for (gpu, where_) in [(&gpu, ""), (&small, ", small device")] {
-        for make in twin::ALL {
-            for mut case in make(gpu)? {
-                case.name += where_;
-                bundle.add(case)?;
-            }
+    if everything {
+        twins(&mut bundle, &gpu, "")?;
+        twins(&mut bundle, &Gpu::with(&small())?, ", small device")?;
+        for make in benchmark::ALL {
+            bundle.add_benchmark(&make(&gpu)?)?;
         }
     }
     let cases: Vec<PathBuf> = cases.iter().map(PathBuf::from).collect();
     golden::cases(&gpu, &cases, |case| bundle.add(case))?;
-    for make in benchmark::ALL {
-        bundle.add_benchmark(&make(&gpu)?)?;
+    bundle.finish(&gpu, everything)
+}
+
+fn twins(bundle: &mut Bundle, gpu: &Gpu, device: &str) -> Result<(), Failure> {
+    for make in twin::ALL {
+        for mut case in make(gpu)? {
+            case.name += device;
+            bundle.add(case)?;
+        }
     }
-    bundle.finish(&gpu)
+    Ok(())
 }
 
 fn serve(folder: &Path, wait: Option<Duration>) -> Result<(), Failure> {
