@@ -50,7 +50,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let first = (side * params.queries + query) * params.capacity;
     let at = state_of(params.state_row + query, side);
     if (lane == 0u) {
-        candidate_count = state[at];
+        // No more than there is room for, whatever a state holds that was never cleared.
+        candidate_count = min(state[at], params.capacity);
         atomicStore(&slots, 0u);
     }
     let total = kept + workgroupUniformLoad(&candidate_count);

@@ -118,6 +118,12 @@ impl Pool {
         (state.used_bytes, state.free_bytes)
     }
 
+    /// That so many more bytes are allowed.
+    pub(crate) fn check(&self, bytes: u64) -> Result<(), Error> {
+        let all = self.lock().used_bytes.saturating_add(bytes);
+        if all > self.max_bytes { Err(Error::OutOfMemory { bytes }) } else { Ok(()) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is complete when the lock is let go, even by a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

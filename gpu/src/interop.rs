@@ -39,13 +39,15 @@ impl Gpu {
     /// `COPY_DST`.
     ///
     /// # Errors
-    /// [`Error::Limit`] when the matrix is larger than the buffer or than a binding of the device;
+    /// [`Error::Limit`] when the matrix is larger than the buffer or than a binding of the device, or has more than
+    /// `2^32 - 1` rows or columns;
     /// [`Error::MissingFeature`] when the buffer lacks a usage.
     pub fn wrap<T: Element>(&self, buffer: wgpu::Buffer, rows: usize, cols: usize) -> Result<Matrix<T>, Error> {
         use wgpu::BufferUsages as Flags;
         if !buffer.usage().contains(Flags::STORAGE | Flags::COPY_SRC | Flags::COPY_DST) {
             return Err(Error::MissingFeature { feature: "buffer usage STORAGE, COPY_SRC or COPY_DST" });
         }
+        check_limit("rows or columns of the matrix", rows.max(cols) as u64, u32::MAX.into())?;
         let bytes = (rows as u64).saturating_mul(cols.div_ceil(T::PER_WORD) as u64).saturating_mul(4);
         check_limit("bytes of the matrix", bytes, buffer.size())?;
         check_limit("bytes of the matrix", bytes, self.capabilities().max_binding_bytes)?;

@@ -131,6 +131,8 @@ impl<T: Element> Matrix<T> {
             return Ok(out);
         }
         check_limit("bytes of a row", row_bytes, limit)?;
+        // Before any of many pieces is allocated.
+        gpu.shared.pool.check(rows as u64 * row_bytes)?;
         out.chunk_rows = rows.min((limit / row_bytes) as usize);
         for i in 0..rows.div_ceil(out.chunk_rows) {
             let bytes = out.rows_of(i) as u64 * row_bytes;
@@ -141,8 +143,8 @@ impl<T: Element> Matrix<T> {
 
     /// A matrix in memory that is there already; the caller has checked its size.
     pub(crate) fn within(gpu: &Gpu, buffer: Arc<Buffer>, rows: usize, cols: usize) -> Self {
-        let chunks = if rows == 0 || cols == 0 { Vec::new() } else { vec![buffer] };
-        Self { gpu: gpu.clone(), rows, cols, chunk_rows: rows, chunks, element: PhantomData }
+        let (chunk_rows, chunks) = if rows == 0 || cols == 0 { (0, Vec::new()) } else { (rows, vec![buffer]) };
+        Self { gpu: gpu.clone(), rows, cols, chunk_rows, chunks, element: PhantomData }
     }
 
     /// The number of rows.

@@ -49,11 +49,9 @@ impl Recorder {
     ) -> Result<Matrix<f32>, Error> {
         let &Products { kernel, a, b, tables, m, n } = products;
         let (examples, positions) = (record.examples(), record.positions());
+        // Without positions there are no runs, and nothing to add to the zeros.
+        let g = if positions == 0 { self.zeros(examples, m * n) } else { Matrix::new(self.gpu(), examples, m * n) }?;
         self.spend(contract_cost(examples, positions, m, n));
-        if positions == 0 {
-            return self.zeros(examples, m * n);
-        }
-        let g = Matrix::new(self.gpu(), examples, m * n)?;
         let mut flags = vec![A_TRANSPOSED];
         if m.is_multiple_of(4) && n.is_multiple_of(4) {
             flags.push(VEC4);

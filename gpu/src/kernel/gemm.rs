@@ -115,6 +115,9 @@ impl Recorder {
     ) -> Result<Matrix<f32>, Error> {
         let (a, b) = (a.into(), b.into());
         check_shape("rows of b", a.cols(), b.rows())?;
+        for Operand { matrix, .. } in [a, b] {
+            matrix.check("columns", self.gpu(), matrix.cols())?;
+        }
         if a.cols() == 0 {
             return self.zeros(a.rows(), b.cols());
         }
@@ -143,10 +146,15 @@ impl Recorder {
         for matrix in [a.matrix, b.matrix, c] {
             matrix.check("columns", self.gpu(), matrix.cols())?;
         }
+        if c.rows() == 0 || c.cols() == 0 {
+            return Ok(());
+        }
         if a.cols() == 0 {
             // Nothing to sum: one product with zeros leaves `beta C`.
-            let (a, b) = (self.zeros(a.rows(), 1)?, self.zeros(1, b.cols())?);
-            return self.gemm_onto(c, beta, 0.0, &a, &b);
+            return self.whole(|recorder| {
+                let (a, b) = (recorder.zeros(a.rows(), 1)?, recorder.zeros(1, b.cols())?);
+                recorder.gemm_onto(c, beta, 0.0, &a, &b)
+            });
         }
         self.whole(|recorder| {
             for rows in runs(c.rows(), [c.chunk_rows(), a.cut(false)]) {

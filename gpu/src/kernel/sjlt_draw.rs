@@ -6,7 +6,7 @@ use ascribe_core::{Error as CoreError, MatRef};
 
 use super::sjlt::norm;
 use super::{Access, Kernel, SjltBuckets};
-use crate::error::Error;
+use crate::error::{Error, check_limit};
 use crate::matrix::Matrix;
 use crate::recorder::{Dispatch, Recorder};
 
@@ -45,9 +45,9 @@ const LANES: usize = 64;
 
 impl Recorder {
     /// The table of a transform that is only a key, [`Sjlt`], for [`sjlt`](Self::sjlt): buckets and signs are drawn on the
-    /// device, and nothing is uploaded but the bounds of the slots. It is the table of [`ascribe_core::sketch::SjltTable`],
-    /// entry for entry, so a sketch has the bits of core's. Later kernels of this recorder may use it, and others after it
-    /// was submitted.
+    /// device, and nothing is uploaded but the bounds of the slots and zeros for the buckets. It is the table of
+    /// [`ascribe_core::sketch::SjltTable`], entry for entry, so a sketch has the bits of core's. Later kernels of this
+    /// recorder may use it, and others after it was submitted; for those before, the buckets are empty.
     ///
     /// A stable sort of the `p s` items by bucket, four bits at a time: `3 ceil(log2(k) / 4) + 1` dispatches, each of which
     /// draws every item once or twice, where nothing has to be cut. Device memory meanwhile: twice that of the table.
@@ -78,6 +78,8 @@ impl Recorder {
         let overflow = Error::Core(CoreError::Overflow { what: "entries by bucket" });
         let len = dim_in.checked_mul(slots).filter(|len| u32::try_from(*len).is_ok() && dim_in <= 1 << 31);
         let len = len.ok_or(overflow)?;
+        let table_bytes = 4 * len.max(dim_out + 1) as u64;
+        check_limit("bytes of the table", table_bytes, self.gpu().capabilities().max_binding_bytes)?;
         if len == 0 {
             return Ok(SjltBuckets::from_device(self.zeros(1, dim_out + 1)?, self.zeros(1, 1)?, dim_in, norm(slots)));
         }
@@ -85,7 +87,9 @@ impl Recorder {
         let bounds: Vec<u32> = (0..=slots as u64).map(|r| (r * dim_out as u64 / slots as u64) as u32).collect();
         let bounds = self.gpu().upload(MatRef::from_row(&bounds))?;
         let items = self.sort_items(sjlt, &bounds, len)?;
-        let (starts, entries) = (Matrix::new(self.gpu(), 1, dim_out + 1)?, Matrix::new(self.gpu(), 1, len)?);
+        // Whoever reads the table of a recorder that was dropped finds ends of buckets, not whatever was there before.
+        let starts = self.gpu().upload(MatRef::from_row(&vec![0; dim_out + 1]))?;
+        let entries = Matrix::new(self.gpu(), 1, len)?;
         let [key0, key1] = sjlt.stream().key();
         self.dispatch(&Dispatch {
             kernel: &TABLE,

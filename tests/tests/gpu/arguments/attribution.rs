@@ -1,0 +1,243 @@
+//! Scales, norms, codes and scores; and what is left of a recorder that was dropped.
+
+use ascribe_core::linop::apply_alloc;
+use ascribe_core::quantize::int8_block::scales_len;
+use ascribe_core::random::Stream;
+use ascribe_core::scale;
+use ascribe_core::score::Similarity;
+use ascribe_core::sketch::Sjlt;
+use ascribe_core::{MatMut, MatRef};
+use ascribe_gpu::{Adafactor, Best, Error, Int8Rows, Matrix, Scorer, StoredRows};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+
+use super::{Case, Operation, Stop, zeros};
+
+pub(super) const OPERATIONS: &[(&str, Operation)] = &[
+    ("adam", adam),
+    ("less", less),
+    ("adafactor", adafactor),
+    ("normalize", normalize),
+    ("quantize_int8", quantize_int8),
+    ("score_top_k", score_top_k),
+    ("dropped", dropped),
+];
+
+fn eps(case: &mut Case<'_>) -> f64 {
+    if case.mismatched { case.value().into() } else { 1e-8 }
+}
+
+fn adam(case: &mut Case<'_>) -> Result<(), Stop> {
+    let [n, p] = [case.size(), case.size()];
+    let [rows, of] = [case.fit(1), case.fit(p)];
+    let (x, v, eps) = (case.matrix(n, p)?, case.matrix(rows, of)?, eps(case));
+    let core =
+        case.core(|| apply_alloc(&scale::Adam::new(&zeros(of), eps)?, MatRef::new(&zeros(n * p), n, p)?).map(drop));
+    let made = case.recorder.adam(&x, &v, eps);
+    case.made(made, [n, p], core.map(|core| core && rows == 1))?;
+    Ok(())
+}
+
+fn less(case: &mut Case<'_>) -> Result<(), Stop> {
+    let [n, p] = [case.size(), case.size()];
+    let [rows, of_m, of_v] = [case.fit(1), case.fit(p), case.fit(p)];
+    let (x, m, v) = (case.matrix(n, p)?, case.matrix(1, of_m)?, case.matrix(rows, of_v)?);
+    let mut rule = scale::Less { eps: eps(case), ..scale::Less::default() };
+    if case.mismatched {
+        (rule.beta1, rule.beta2) = (case.value().into(), case.value().into());
+    }
+    let core = case.core(|| {
+        let (x, mut out) = (zeros(n * p), zeros(n * p));
+        rule.apply(MatMut::new(&mut out, n, p)?, MatRef::new(&x, n, p)?, &zeros(of_m), &zeros(of_v))
+    });
+    let made = case.recorder.less(&rule, &x, &m, &v);
+    case.made(made, [n, p], core.map(|core| core && rows == 1))?;
+    Ok(())
+}
+
+fn adafactor(case: &mut Case<'_>) -> Result<(), Stop> {
+    let [n, outputs, inputs] = [case.size(), case.size() % 3000, case.size() % 3000];
+    let (row, col, eps) = (case.values(outputs), case.values(inputs), eps(case));
+    let moments = scale::Adafactor { row: &row, col: &col, eps };
+    let on_device = Adafactor::upload(case.place(), &moments);
+    let valid = eps >= 0.0 && eps.is_finite();
+    case.judge(&on_device, (!valid).then_some(false))?;
+    let (on_device, [d_out, d_in]) = (on_device?, [case.fit(outputs), case.fit(inputs)]);
+    let (delta, x) = (case.matrix(n, d_out)?, case.matrix(n, d_in)?);
+    let made = case.recorder.adafactor_outputs(&on_device, &delta);
+    case.made(
+        made,
+        [n, d_out],
+        case.core(|| {
+            let (x, mut out) = (zeros(n * d_out), zeros(n * d_out));
+            moments.scale_outputs(MatMut::new(&mut out, n, d_out)?, MatRef::new(&x, n, d_out)?)
+        }),
+    )?;
+    let made = case.recorder.adafactor_inputs(&on_device, &x);
+    case.made(
+        made,
+        [n, d_in],
+        case.core(|| {
+            let (x, mut out) = (zeros(n * d_in), zeros(n * d_in));
+            moments.scale_inputs(MatMut::new(&mut out, n, d_in)?, MatRef::new(&x, n, d_in)?)
+        }),
+    )?;
+    let v = case.matrix(1, inputs)?;
+    let made = case.recorder.adafactor_bias(&x, &v, eps);
+    case.made(made, [n, d_in], case.core(|| Ok(())).map(|core| core && d_in == inputs))?;
+    Ok(())
+}
+
+/// Rows in any format.
+enum Rows {
+    F32(Matrix<f32>),
+    F16(Matrix<u16>),
+    Bf16(Matrix<u16>),
+    Int8(Int8Rows),
+}
+
+impl Rows {
+    fn draw(case: &mut Case<'_>, n: usize, d: usize) -> Result<Self, Stop> {
+        let halves = |x: f32| (x.to_bits() >> 16) as u16;
+        Ok(match case.byte() % 5 {
+            0 => Self::F32(case.matrix(n, d)?),
+            1 => Self::F16(case.matrix_of(n, d, halves)?),
+            2 => Self::Bf16(case.matrix_of(n, d, halves)?),
+            _ => {
+                let block = case.size();
+                let [rows, cols] = [case.fit(n), case.fit(scales_len(d, block))];
+                let codes = case.matrix_of(n, d, |x| (x.to_bits() >> 20) as i8)?;
+                let scales = case.matrix(rows, cols)?;
+                let made = Int8Rows::new(codes, scales, block);
+                // All of it may live elsewhere.
+                let fits = (rows, cols) == (n, scales_len(d, block)) && block > 0;
+                case.judge(&made, (!case.foreign).then_some(fits))?;
+                Self::Int8(made?)
+            }
+        })
+    }
+
+    fn stored(&self) -> StoredRows<'_> {
+        match self {
+            Self::F32(x) => x.into(),
+            Self::F16(bits) => StoredRows::F16(bits),
+            Self::Bf16(bits) => StoredRows::Bf16(bits),
+            Self::Int8(x) => x.into(),
+        }
+    }
+}
+
+fn normalize(case: &mut Case<'_>) -> Result<(), Stop> {
+    let [n, d] = [case.size(), case.size()];
+    let rows = Rows::draw(case, n, d)?;
+    let made = case.recorder.normalize(rows.stored());
+    case.made(made, [n, d], case.core(|| Ok(())))?;
+    let made = case.recorder.row_norms(rows.stored());
+    case.made(made, [n, 1], case.core(|| Ok(())))?;
+    Ok(())
+}
+
+fn quantize_int8(case: &mut Case<'_>) -> Result<(), Stop> {
+    let [n, d, block] = [case.size(), case.size(), case.size()];
+    let x = case.matrix(n, d)?;
+    let made = case.recorder.quantize_int8(&x, block);
+    case.judge(&made, case.core(|| Ok(())).map(|core| core && block > 0))?;
+    let made = made?;
+    prop_shape(&[made.codes().rows(), made.codes().cols()], &[n, d])?;
+    prop_shape(&[made.scales().rows(), made.scales().cols()], &[n, scales_len(d, block)])?;
+    case.arrives(made.codes(), n * d)?;
+    case.arrives(made.scales(), n * scales_len(d, block))
+}
+
+fn prop_shape(got: &[usize], expected: &[usize]) -> TestCaseResult {
+    prop_assert_eq!(got, expected);
+    Ok(())
+}
+
+/// Scores of any rows, offered to a selection twice: what is refused changes nothing, and what is selected was offered.
+fn score_top_k(case: &mut Case<'_>) -> Result<(), Stop> {
+    let [n, d, q] = [case.size(), case.size(), case.short()];
+    let rows = Rows::draw(case, n, d)?;
+    let [of_queries, of_selection, of_scales, width] = [d, q, n, 1].map(|size| case.fit(size));
+    let queries = case.matrix(q, of_queries)?;
+    let scales = case.flag().then(|| case.matrix(of_scales, width)).transpose()?;
+    let offsets = case.flag().then(|| case.matrix(n, 1)).transpose()?;
+    let k = [case.size(), case.size()];
+    let best = case.recorder.selection(of_selection, k[0], k[1]);
+    case.judge(&best, None)?;
+    let mut best = best?;
+    let first = if case.flag() { case.size() } else { (u32::MAX as usize).saturating_sub(case.fit(n)) };
+    let similarity = case.one_of(&[Similarity::Dot, Similarity::Cosine]);
+    let scorer = Scorer { similarity, row_scale: scales.as_ref(), row_offset: offsets.as_ref() };
+    let fits = (of_queries, of_selection) == (d, q)
+        && (scales.is_none() || (of_scales, width) == (n, 1))
+        && first.checked_add(n).is_some_and(|end| u32::try_from(end).is_ok())
+        && (n == 0 || d > 0);
+    for offered in [n, 2 * n] {
+        let before = case.recorder.download_best(&best)?;
+        let result = case.recorder.score_top_k(&mut best, first, rows.stored(), &queries, &scorer);
+        // The index is a limit of the device.
+        case.judge(&result, case.core(|| Ok(())).map(|core| core && fits))?;
+        let after = case.recorder.download_best(&best)?;
+        case.later.push(Box::new(move || {
+            let [before, after] = [before, after].map(ascribe_gpu::PendingBest::wait);
+            if result.is_ok() { selected(after, of_selection, k, offered, first, n) } else { same(&before, &after) }
+        }));
+    }
+    Ok(())
+}
+
+fn same(before: &Result<Best, Error>, after: &Result<Best, Error>) -> TestCaseResult {
+    // Equal texts, because of NaN.
+    prop_assert_eq!(format!("{before:?}"), format!("{after:?}"));
+    Ok(())
+}
+
+fn selected(
+    best: Result<Best, Error>,
+    q: usize,
+    k: [usize; 2],
+    offered: usize,
+    first: usize,
+    n: usize,
+) -> TestCaseResult {
+    let Ok(Best { proponents, opponents }) = best else { return same(&best, &Err(Error::Foreign)) };
+    for (lists, k) in [(proponents, k[0]), (opponents, k[1])] {
+        prop_assert_eq!(lists.len(), q);
+        for list in lists {
+            prop_assert_eq!(list.len(), k.min(offered));
+            prop_assert!(list.iter().all(|ranked| (first..first + n).contains(&ranked.index)), "{list:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Handles whose recorder was never submitted: what they stand for was never computed, and the memory holds anything. They
+/// may be used, and give anything, in time.
+fn dropped(case: &mut Case<'_>) -> Result<(), Stop> {
+    let (p, k, n, q) = (1 + case.size() % 300, 1 + case.size() % 300, case.size() % 70, 1 + case.byte() % 3);
+    // Memory that comes back from the pool.
+    for (rows, cols) in [(1, k + 1), (q, 8), (q, 4), (1, p)] {
+        case.gpu.upload(MatRef::new(&vec![u32::MAX - 7; rows * cols], rows, cols)?)?;
+    }
+    let mut unsubmitted = case.gpu.record();
+    let table = unsubmitted.draw_sjlt(&Sjlt::new(p, k, 1, Stream::new(0, "dropped"))?)?;
+    let mut best = unsubmitted.selection(q, 1, 1)?;
+    let rows = unsubmitted.zeros(n, p)?;
+    let queries = unsubmitted.scaled(1.0, &rows)?;
+    let lost = unsubmitted.download(&queries)?;
+    drop(unsubmitted);
+    // Without elements there is nothing to wait for.
+    prop_shape(&[usize::from(lost.wait().is_err())], &[usize::from(n > 0)])?;
+    let made = case.recorder.sjlt(&table, &queries);
+    case.made(made, [n, k], None)?;
+    let queries = case.matrix(q, p)?;
+    let result = case.recorder.score_top_k(&mut best, 0, &rows, &queries, &Scorer::default());
+    case.judge(&result, None)?;
+    let best = case.recorder.download_best(&best)?;
+    case.later.push(Box::new(move || {
+        prop_assert!(best.wait().is_ok());
+        Ok(())
+    }));
+    Ok(())
+}
