@@ -2,9 +2,9 @@
 
 use ascribe_core::score::Similarity;
 use ascribe_core::{MatMut, MatRef};
-use ascribe_gpu::{Batches, Error, FactGrass, Gpu, LayerRecord, LoGra, Matrix, Recorder, SjltBuckets};
+use ascribe_gpu::{Error, FactGrass, Gpu, LayerRecord, LoGra, Matrix, Recorder, SjltBuckets};
 
-use crate::device::{Failure, OfRecords, formed};
+use crate::device::{Failure, OfRecords, Visitor, formed};
 use crate::shortening::LayerSketch;
 
 /// What a recording of a batch gives.
@@ -37,25 +37,36 @@ pub(crate) fn prepare(gpu: &Gpu, sketch: LayerSketch) -> Result<OfRecords, Failu
     })
 }
 
-/// Scores of blocks of rows for queries that are on the device. While a block is multiplied, the next can be made.
-pub(crate) fn scorer(
+/// Scores of the rows that `blocks` shows, for queries that are uploaded once. While a block is multiplied, the next is
+/// made.
+pub(crate) fn scores(
     gpu: &Gpu,
     similarity: Similarity,
     queries: MatRef<'_, f32>,
-) -> Result<Batches<f32, f32, impl FnMut(&mut Recorder, &Matrix<f32>) -> Recorded>, Error> {
+    blocks: impl FnOnce(&mut Visitor<'_>) -> Result<(), Failure>,
+) -> Result<Vec<f32>, Failure> {
+    let mut scores = Vec::new();
     let mut queries = gpu.upload(queries)?;
     if similarity == Similarity::Cosine {
         let mut recorder = gpu.record();
         queries = recorder.normalize(&queries)?;
         recorder.submit()?;
     }
-    Ok(gpu.batches(1, move |recorder, rows: &Matrix<f32>| match similarity {
+    let mut batches = gpu.batches(1, |recorder, rows: &Matrix<f32>| match similarity {
         Similarity::Dot => recorder.gemm(1.0, rows, queries.t()),
         Similarity::Cosine => {
             let unit = recorder.normalize(rows)?;
             recorder.gemm(1.0, &unit, queries.t())
         }
-    }))
+    });
+    blocks(&mut |block| {
+        scores.extend(batches.push(block)?.into_iter().flatten());
+        Ok(())
+    })?;
+    while let Some(last) = batches.pop()? {
+        scores.extend(last);
+    }
+    Ok(scores)
 }
 
 fn of_gradients(gpu: &Gpu, record: impl Fn(&mut Recorder, &Matrix<f32>) -> Recorded + 'static) -> OfRecords {

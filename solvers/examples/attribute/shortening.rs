@@ -43,10 +43,10 @@ pub(crate) enum LayerSketch {
 /// What [`LoGra`] projects the two sides of a layer's gradient with.
 #[derive(Debug, Clone)]
 pub(crate) struct Projections {
-    p_out: Vec<f32>,
-    p_in: Vec<f32>,
+    pub(crate) p_out: Vec<f32>,
+    pub(crate) p_in: Vec<f32>,
     /// The rows of both.
-    sides: [usize; 2],
+    pub(crate) sides: [usize; 2],
     /// Whether the last column of `p_in` belongs to the bias.
     pub(crate) bias: bool,
 }

@@ -54,7 +54,8 @@ impl Sketches {
         for part in self.parts()? {
             data.iter_mut().zip(part.row_iter().flatten()).for_each(|(sum, x)| *sum += x);
         }
-        Ok(Self { rows: self.rows, data, columns: vec![0..width] })
+        // They stand where those of the first layer stood.
+        Ok(Self { rows: self.rows, data, columns: self.columns.iter().take(1).cloned().collect() })
     }
 }
 
