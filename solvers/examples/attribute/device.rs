@@ -247,7 +247,7 @@ mod tests {
                 let scores = device.scores(similarity, n, queries, fill).unwrap();
                 assert_eq!(scores.len(), expected.len());
                 let off = scores.iter().zip(&expected).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
-                assert!(off <= tolerance, "{device:?}, {similarity:?}: off by {off}: {scores:?}, {expected:?}");
+                assert!(off <= tolerance, "{}, {similarity:?}: off by {off}: {scores:?}, {expected:?}", device.name());
             }
         }
     }
