@@ -156,7 +156,7 @@ mod tests {
         let mut other_data = original.clone();
         other_data.named["data"] = "another".into();
         assert!(from_bytes(&bytes, &other_data).unwrap_err().contains("data: "));
-        for same in ["--threads 7", "--damping 3", "--models 2", "--out elsewhere"] {
+        for same in ["--threads 7", "--device gpu", "--damping 3", "--models 2", "--out elsewhere"] {
             assert!(from_bytes(&bytes, &settings(same)).is_ok(), "{same} changes no retraining");
         }
     }

@@ -9,10 +9,12 @@ mod argument;
 mod chart;
 mod curves;
 mod data;
+mod device;
 mod evaluation;
 mod figure;
 mod file;
 mod gallery;
+mod gpu;
 mod ground_truth;
 mod learned;
 mod methods;
@@ -22,6 +24,7 @@ mod page;
 mod picture;
 mod progress;
 mod report;
+mod shortening;
 mod sketched;
 
 use std::io::{self, Write};
@@ -31,6 +34,7 @@ use std::{env, fs};
 
 use curves::Curve;
 use data::Dataset;
+use device::Device;
 use evaluation::{Tally, Truth};
 use ground_truth::{GroundTruth, Settings, run_seed};
 use methods::{Context, METHODS};
@@ -66,6 +70,7 @@ fn run(options: &Options) -> Result<String, String> {
         .map_err(|why| format!("cannot make --out {}: {why}; choose another folder", options.out.display()))?;
     file::check_writable(&svg)?;
 
+    let device = Device::open(options)?;
     let data = Dataset::load(options.data.as_deref())?;
     let (train, queries) = data.split(options.train, options.queries)?;
     let everything: Vec<usize> = (0..train.n).collect();
@@ -96,7 +101,7 @@ fn run(options: &Options) -> Result<String, String> {
     let mut lengths: Vec<_> = sketches().map(|((name, _), _)| Tally::new(name, &truth)).collect();
     let stage = Stage::new("attribution", models.len() * (methods.len() + lengths.len()));
     for model in &models {
-        let context = Context { options, model, train: &train, queries: &queries };
+        let context = Context { options, device: &device, model, train: &train, queries: &queries };
         // The explicit method is the first that solves anything; the others are compared with it.
         let mut reference = None;
         for (method, tally) in methods.iter().zip(&mut tallies) {
@@ -118,7 +123,8 @@ fn run(options: &Options) -> Result<String, String> {
             stage.tick();
         }
     }
-    stage.finish(&format!("{} methods, {} x {} scores each", methods.len(), train.n, queries.n));
+    let (count, device) = (methods.len(), device.name());
+    stage.finish(&format!("{count} methods, {} x {} scores each, on {device}", train.n, queries.n));
 
     let rows: Vec<_> = tallies.iter().map(|tally| tally.row(&truth, options.seed)).collect();
     let rows_of = lengths.iter().map(|tally| tally.row(&truth, options.seed));

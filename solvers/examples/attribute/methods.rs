@@ -4,8 +4,7 @@
 
 use ascribe_core::linop::Damped;
 use ascribe_core::score::Similarity;
-use ascribe_core::{LinOp, MatMut, MatRef, Real, Scalar};
-use ascribe_solvers::attribution::{Effect, Influence};
+use ascribe_core::{LinOp, MatMut, MatRef, Real};
 use ascribe_solvers::curvature::{Damping, Kfac, Type2};
 use ascribe_solvers::inverse::{
     AsSolver, Astra, Cg, DataInf, Explicit, Lanczos, Lissa, Minres, NegativeRitz, Nystrom, Solve, SpectralRadius, Stop,
@@ -15,16 +14,19 @@ use ascribe_solvers::network::Linearized;
 use ascribe_solvers::parallel::Parallelism;
 
 use crate::data::Dataset;
+use crate::device::{Device, Failure};
 use crate::evaluation::Attribution;
 use crate::learned::{self, Learn};
 use crate::model::{Model, with_linearized};
 use crate::options::Options;
-use crate::sketched::{Shortening, influence, trackstar, trak};
+use crate::shortening::Shortening;
+use crate::sketched::{influence, trackstar, trak};
 
 /// What a method may look at.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) options: &'a Options,
+    pub(crate) device: &'a Device,
     pub(crate) model: &'a Model,
     pub(crate) train: &'a Dataset,
     pub(crate) queries: &'a Dataset,
@@ -125,54 +127,31 @@ impl Context<'_> {
                     Stop::Diverged { step } => Some(step),
                     _ => None,
                 }) {
-                    return Err(ascribe_solvers::Error::Diverged { step });
+                    return Err(ascribe_solvers::Error::Diverged { step }.into());
                 }
-                let mut scores = vec![T::ZERO; self.train.n * q];
-                let influence = Influence { effect: Effect::Upweight, per_example: true };
-                let out = MatMut::new(&mut scores, self.train.n, q)?;
-                influence.scores_of_solved(out, train, MatRef::new(&solved, q, dim)?)?;
-                Ok(Attribution {
-                    scores: scores.into_iter().map(Scalar::to_f64).collect(),
-                    solved: solved.into_iter().map(|x| x.to_f64() as f32).collect(),
-                    ..Attribution::default()
-                })
+                let scores = self.device.influence(train, MatRef::new(&solved, q, dim)?)?;
+                let solved = solved.into_iter().map(|x| x.to_f64() as f32).collect();
+                Ok(Attribution { scores, solved, ..Attribution::default() })
             })
         })
     }
 }
 
-type Outcome = Result<Attribution, ascribe_solvers::Error>;
+type Outcome = Result<Attribution, Failure>;
 
 /// Similarity of the query's margin gradient and the training gradients; a step against a training gradient is what
 /// training does, hence the sign.
 fn gradients(context: &Context<'_>, similarity: Similarity) -> Result<Attribution, String> {
     let par = context.parallelism();
     let queries = context.model.margin_gradients::<f32>(context.queries, par)?;
-    let (n, q) = (context.train.n, context.queries.n);
     with_linearized::<f32, _>(context.model, context.train, par, |train| {
-        let dim = train.network().params();
-        let queries = MatRef::new(&queries, q, dim)?;
-        let mut scores = vec![0.0; n * q];
-        let mut scratch = vec![0.0; similarity.scratch_len(q)];
-        let mut block = Vec::new();
-        // All gradients at once would not fit for larger sets: go through the records' blocks of images.
-        let mut rest = MatMut::new(&mut scores, n, q)?;
-        let mut start = 0;
-        while start < n {
-            let rows = GRADIENT_BLOCK.min(n - start);
-            block.resize(rows * dim, 0.0);
-            train.example_gradients(start, MatMut::new(&mut block, rows, dim)?)?;
-            let (head, tail) = rest.split_rows(rows)?;
-            similarity.scores(head, MatRef::new(&block, rows, dim)?, queries, &mut scratch)?;
-            rest = tail;
-            start += rows;
-        }
+        let queries = MatRef::new(&queries, context.queries.n, context.model.dim())?;
+        let scores = context
+            .device
+            .scores(similarity, train.examples(), queries, |start, block| Ok(train.example_gradients(start, block)?))?;
         Ok(Attribution { scores: scores.into_iter().map(|x| -f64::from(x)).collect(), ..Attribution::default() })
     })
 }
-
-/// Training images whose gradients are formed at once.
-const GRADIENT_BLOCK: usize = 256;
 
 /// Unknowns up to which the system is factorised; the matrix of a larger one would not fit into a usual memory.
 const EXPLICIT: usize = 20_000;

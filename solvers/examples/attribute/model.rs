@@ -10,6 +10,7 @@ use ascribe_solvers::parallel::Parallelism;
 use ascribe_solvers::train::{Length, Newton, Sgd};
 
 use crate::data::Dataset;
+use crate::device::Failure;
 use crate::options::{self, ModelKind, Options};
 
 /// A trained network. Parameters are kept in f64, which holds those trained in f32 exactly.
@@ -80,7 +81,7 @@ impl Model {
     /// The correct-class margin `ln p/(1-p)` of every image.
     pub(crate) fn margins(&self, data: &Dataset) -> Result<Vec<f64>, String> {
         with_linearized::<f64, _>(self, data, Parallelism::Serial, |lin| {
-            lin.outputs().zip(&data.labels).map(|(z, &label)| margin(z, label)).collect()
+            Ok(lin.outputs().zip(&data.labels).map(|(z, &label)| margin(z, label)).collect::<Result<_, _>>()?)
         })
     }
 
@@ -121,11 +122,11 @@ pub(crate) fn with_linearized<T: Real, R>(
     model: &Model,
     data: &Dataset,
     par: Parallelism,
-    f: impl FnOnce(&Linearized<'_, T>) -> Result<R, Error>,
+    f: impl FnOnce(&Linearized<'_, T>) -> Result<R, Failure>,
 ) -> Result<R, String> {
     let images: Vec<T> = data.features.iter().map(|&x| T::from_f64(f64::from(x))).collect();
     let params = model.params::<T>();
-    let run = || {
+    let run = || -> Result<R, Failure> {
         let images = MatRef::new(&images, data.n, data.p)?;
         let targets = Targets::Classes(&data.labels);
         f(&Linearized::new(&model.net, &params, images, targets, Reduction::Mean, par)?)

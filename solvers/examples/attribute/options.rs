@@ -48,6 +48,7 @@ Ground truth
   --ground-truth FILE  keep the retraining results here, and use them next time
 
 Running
+  --device NAME        cpu; or gpu, which computes the sketches and the scores    [cpu]
   --threads N          retrainings at a time; never changes a result              [all cores]
   --out DIR            where attribution.svg and attribution.json are written     [.]
   --help               this text
@@ -67,6 +68,16 @@ pub(crate) enum ModelKind {
     Mlp,
     /// Multinomial logistic regression, by Newton's method: the data alone decides the model.
     Logistic,
+}
+
+/// Names and meanings of `--device`.
+const DEVICES: &[(&str, DeviceKind)] = &[("cpu", DeviceKind::Cpu), ("gpu", DeviceKind::Gpu)];
+
+/// What computes sketches and scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceKind {
+    Cpu,
+    Gpu,
 }
 
 /// How long a run of SGD is.
@@ -99,6 +110,7 @@ pub(crate) struct Options {
     pub(crate) subsets: usize,
     pub(crate) seeds: usize,
     pub(crate) ground_truth: Option<PathBuf>,
+    pub(crate) device: DeviceKind,
     pub(crate) threads: usize,
     pub(crate) out: PathBuf,
 }
@@ -134,6 +146,7 @@ impl Options {
             subsets: 100,
             seeds: 1,
             ground_truth: None,
+            device: DeviceKind::Cpu,
             threads: thread::available_parallelism().map_or(1, usize::from),
             out: PathBuf::from("."),
         };
@@ -171,6 +184,7 @@ impl Options {
                 "subsets" => options.subsets = count(value, &name, 2)?,
                 "seeds" => seeds = Some(count(value, &name, 1)?),
                 "ground-truth" => options.ground_truth = Some(path(value)?),
+                "device" => options.device = choice(value, &name, DEVICES)?,
                 "threads" => options.threads = number(value, &name, 1..=1024, "a whole number from 1 to 1024")?,
                 "out" => options.out = path(value)?,
                 _ => return Err(format!("there is no option --{name}; --help lists them all")),
@@ -234,6 +248,11 @@ impl Options {
             ModelKind::Mlp => (1.0 - self.momentum) / (self.lr * self.steps() as f64),
             ModelKind::Logistic => self.weight_decay,
         }
+    }
+
+    /// The name of the device.
+    pub(crate) fn device_name(&self) -> &'static str {
+        name_of(self.device, DEVICES)
     }
 
     /// The settings that decide what a training run ends with.
@@ -314,7 +333,7 @@ mod tests {
         let options = options(
             "--data a.safetensors --train 7 --queries 3 --model mlp --hidden 5,4 --activation tanh --steps 9 --batch 2 \
              --lr 0.5 --momentum 0 --weight-decay 0.25 --models 2 --seed 18446744073709551615 --methods cg,dot \
-             --damping 0.125 --sketch 32 --lengths 8,16 --subsets 4 --seeds 6 --ground-truth g --threads 3 --out=o",
+             --damping 0.125 --sketch 32 --lengths 8,16 --subsets 4 --seeds 6 --ground-truth g --device gpu --threads 3 --out=o",
         );
         let expected = Options {
             data: Some("a.safetensors".into()),
@@ -337,6 +356,7 @@ mod tests {
             subsets: 4,
             seeds: 6,
             ground_truth: Some("g".into()),
+            device: DeviceKind::Gpu,
             threads: 3,
             out: "o".into(),
         };
@@ -356,7 +376,7 @@ mod tests {
         let source = include_str!("options.rs");
         let arms = source.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once("\" => "));
         let names: Vec<_> = arms.map(|(name, _)| name).collect();
-        assert_eq!(names.len(), 24, "{names:?}");
+        assert_eq!(names.len(), 25, "{names:?}");
         for name in names {
             assert!(text.contains(&format!("--{name} ")), "--{name}");
         }
@@ -384,6 +404,7 @@ mod tests {
             ("--threads 0", "from 1 to 1024"),
             ("--models 0", "--models must"),
             ("--model svm", "one of mlp, logistic, got `svm`"),
+            ("--device tpu", "--device must be one of cpu, gpu, got `tpu`"),
             ("--activation step", "one of identity, relu, tanh"),
             ("--hidden 3,0", "got `3,0`"),
             ("--hidden ,", "--hidden must"),

@@ -113,6 +113,7 @@ impl Report<'_> {
         settings.insert("data".into(), json!(self.options.data.as_deref().map(|path| path.to_string_lossy())));
         settings.insert("damping".into(), json!(self.options.damping));
         settings.insert("sketch".into(), json!(self.options.sketch));
+        settings.insert("device".into(), json!(self.options.device_name()));
         settings.insert("threads".into(), json!(self.options.threads));
         json!({
             "methods": self.rows.iter().map(row_json).collect::<Vec<_>>(),
