@@ -10,7 +10,7 @@
 //!    needs no special case: it has no runs. A sum without terms does.
 //! 3. An entry in [`KERNELS`], so that the tests validate and translate every variant with every set of constants.
 //! 4. `tests/tests/gpu/NAME.rs`: the twin in core at shapes 0, 1, primes and tile +- 1, on all `devices()`, two of which
-//!    are small, with bits or a bound of `tolerance.rs`; and what the recorder counts.
+//!    are small, with bits or a bound of the tolerance table; and what the recorder counts.
 //! 5. A few cases in `tests/src/bin/web/twin/`, for browsers: the page of `tests/web` fails for a kernel without one.
 
 mod cayley_truncated;
