@@ -6,7 +6,9 @@
 //     a_block(i, k): rows i..i+4 of A at k..k+4, a column for each k;
 //     b_block(j, k): columns j..j+4 of B at k..k+4, a column for each k.
 // `panels` makes them of rows of four; `store_tile` writes the sums.
-// The flags A_TRANSPOSED and B_TRANSPOSED say along which of the two neighbours in memory lie.
+// The flags A_TRANSPOSED and B_TRANSPOSED say along which of the two neighbours in memory lie. SUBGROUPS is for devices whose
+// subgroups have eight lanes, or a multiple, and are no wider than the tile: all lanes of one need the same part of A, so each
+// loads some of it and gets the rest from the others.
 
 // Invocations along a row and a column of the product, and the depth of a panel, a multiple of four.
 override WIDE: u32 = 16u;
@@ -33,6 +35,15 @@ fn product(first_row: u32, first_col: u32, start: u32, end: u32, local: vec3<u32
     let lane = local.y * WIDE + local.x;
     var top = mat4x4<f32>();
     var bottom = mat4x4<f32>();
+#ifdef SUBGROUPS
+    // Whether the subgroup lies in one row of the tile, and its first eight lanes are there: nothing promises that.
+    let row = subgroupBroadcastFirst(local.y);
+    let lanes = subgroupBallot(true).x & 0xffu;
+    let whole = subgroupAll(local.y == row) && lanes == 0xffu;
+    // The number of the lane, which naga has no builtin for in workgroups of two dimensions.
+    let number = subgroupExclusiveAdd(1u);
+    let part = number / 2u % 4u * HIGH * 2u + number % 2u;
+#endif
     for (var panel = start; panel < end; panel += DEPTH) {
         // Blocks of 4 x 4, one after the other along what is contiguous, so that neighbours read neighbours.
         for (var block = lane; block < DEPTH / 4u * HIGH * 2u; block += WIDE * HIGH) {
@@ -68,18 +79,48 @@ fn product(first_row: u32, first_col: u32, start: u32, end: u32, local: vec3<u32
         for (var k = 0u; k < DEPTH; k += 4u) {
             let ai = k * HIGH * 2u + local.y * 2u;
             let bi = k * WIDE + local.x;
+#ifdef SUBGROUPS
+            let own = a_panel[ai + part];
+            var a0 = subgroupShuffle(own, 0u);
+            var a1 = subgroupShuffle(own, 1u);
+            var a2 = subgroupShuffle(own, 2u);
+            var a3 = subgroupShuffle(own, 3u);
+            var a4 = subgroupShuffle(own, 4u);
+            var a5 = subgroupShuffle(own, 5u);
+            var a6 = subgroupShuffle(own, 6u);
+            var a7 = subgroupShuffle(own, 7u);
+            if (!whole) {
+                a0 = a_panel[ai];
+                a1 = a_panel[ai + 1u];
+                a2 = a_panel[ai + HIGH * 2u];
+                a3 = a_panel[ai + HIGH * 2u + 1u];
+                a4 = a_panel[ai + HIGH * 4u];
+                a5 = a_panel[ai + HIGH * 4u + 1u];
+                a6 = a_panel[ai + HIGH * 6u];
+                a7 = a_panel[ai + HIGH * 6u + 1u];
+            }
+#else
+            let a0 = a_panel[ai];
+            let a1 = a_panel[ai + 1u];
+            let a2 = a_panel[ai + HIGH * 2u];
+            let a3 = a_panel[ai + HIGH * 2u + 1u];
+            let a4 = a_panel[ai + HIGH * 4u];
+            let a5 = a_panel[ai + HIGH * 4u + 1u];
+            let a6 = a_panel[ai + HIGH * 6u];
+            let a7 = a_panel[ai + HIGH * 6u + 1u];
+#endif
             let b0 = b_panel[bi];
-            top += outer(a_panel[ai], b0);
-            bottom += outer(a_panel[ai + 1u], b0);
+            top += outer(a0, b0);
+            bottom += outer(a1, b0);
             let b1 = b_panel[bi + WIDE];
-            top += outer(a_panel[ai + HIGH * 2u], b1);
-            bottom += outer(a_panel[ai + HIGH * 2u + 1u], b1);
+            top += outer(a2, b1);
+            bottom += outer(a3, b1);
             let b2 = b_panel[bi + WIDE * 2u];
-            top += outer(a_panel[ai + HIGH * 4u], b2);
-            bottom += outer(a_panel[ai + HIGH * 4u + 1u], b2);
+            top += outer(a4, b2);
+            bottom += outer(a5, b2);
             let b3 = b_panel[bi + WIDE * 3u];
-            top += outer(a_panel[ai + HIGH * 6u], b3);
-            bottom += outer(a_panel[ai + HIGH * 6u + 1u], b3);
+            top += outer(a6, b3);
+            bottom += outer(a7, b3);
         }
         workgroupBarrier();
     }

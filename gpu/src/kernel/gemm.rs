@@ -1,5 +1,5 @@
 use super::product::{
-    A_TRANSPOSED, B_TRANSPOSED, ENOUGH, TILES, Tile, VEC4, fits, groups, too_little, workgroup_bytes,
+    A_TRANSPOSED, B_TRANSPOSED, ENOUGH, TILES, Tile, VEC4, fits, groups, subgroups, too_little, workgroup_bytes,
 };
 use super::slice_sum::SliceSum;
 use super::{Access, Cost, Kernel};
@@ -7,6 +7,7 @@ use crate::capabilities::Capabilities;
 use crate::error::{Error, check_shape};
 use crate::matrix::{Matrix, Run, WHOLE, runs};
 use crate::recorder::{Dispatch, Recorder};
+use crate::shader::SUBGROUPS;
 
 pub(super) static KERNEL: Kernel = Kernel {
     name: "gemm",
@@ -21,6 +22,14 @@ pub(super) static KERNEL: Kernel = Kernel {
         &[A_TRANSPOSED, VEC4],
         &[B_TRANSPOSED, VEC4],
         &[A_TRANSPOSED, B_TRANSPOSED, VEC4],
+        &[SUBGROUPS],
+        &[A_TRANSPOSED, SUBGROUPS],
+        &[B_TRANSPOSED, SUBGROUPS],
+        &[A_TRANSPOSED, B_TRANSPOSED, SUBGROUPS],
+        &[VEC4, SUBGROUPS],
+        &[A_TRANSPOSED, VEC4, SUBGROUPS],
+        &[B_TRANSPOSED, VEC4, SUBGROUPS],
+        &[A_TRANSPOSED, B_TRANSPOSED, VEC4, SUBGROUPS],
     ],
     constants: &[&TILES[0], &TILES[1], &TILES[2], &TILES[3]],
 };
@@ -86,7 +95,9 @@ impl Recorder {
     ///
     /// The error has core's bound, `gamma_(k+3) |alpha| (|A| |B|)`: each element is a sum over ascending `k` in f32. When
     /// that leaves a device with too little to do at once, it is several, over slices of at least 512, which a second
-    /// kernel adds: a matter of the sizes and the device's limits alone. One dispatch, or these two, for each piece of
+    /// kernel adds: a matter of the sizes and the device's limits alone. Where all subgroups have 8 or 16 lanes
+    /// ([`Capabilities::subgroups`]), these share what they read of `A`, for the same bits; never with
+    /// [`GpuOptions::plain`](crate::GpuOptions::plain). One dispatch, or these two, for each piece of
     /// the output and of what is summed. Cost: [`gemm_cost`]. Workgroup memory: 12 KiB
     /// for tiles of 128 x 64, less for small outputs and small devices.
     ///
@@ -202,10 +213,9 @@ impl Recorder {
         let along = [a.transposed, !a.transposed || b.transposed, true];
         let fours = [a.matrix, b.matrix, c].iter().all(|matrix| matrix.cols() % 4 == 0)
             && ends.iter().zip(along).all(|(end, along)| !along || end % 4 == 0);
-        let flags: Vec<&'static str> = [(a.transposed, A_TRANSPOSED), (b.transposed, B_TRANSPOSED), (fours, VEC4)]
-            .into_iter()
-            .filter_map(|(on, flag)| on.then_some(flag))
-            .collect();
+        let shared = subgroups(self.gpu().capabilities(), tile);
+        let flags = [(a.transposed, A_TRANSPOSED), (b.transposed, B_TRANSPOSED), (fours, VEC4), (shared, SUBGROUPS)];
+        let flags: Vec<&'static str> = flags.into_iter().filter_map(|(on, flag)| on.then_some(flag)).collect();
         let [m, n, k] = [rows.rows, cols.rows, depth.rows].map(|x| x as u32);
         let slices = grid[2] as usize;
         // One slice goes straight into C; the sums of several are added behind.

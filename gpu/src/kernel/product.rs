@@ -24,6 +24,13 @@ pub(super) const A_TRANSPOSED: &str = "A_TRANSPOSED";
 /// Neighbours in a column of the second operand are neighbours in memory.
 pub(super) const B_TRANSPOSED: &str = "B_TRANSPOSED";
 
+/// Whether subgroups can share what they need of the first operand: all of one size, whose lanes can lie in one row of the
+/// tile and are enough for what four steps take.
+pub(super) fn subgroups(device: &Capabilities, tile: &Tile) -> bool {
+    let fits = |size: u32| size >= 8 && size.is_power_of_two() && tile[0].1.is_multiple_of(size);
+    device.subgroups.is_some_and(|(min, max)| min == max && fits(min))
+}
+
 /// The workgroup memory of its panels.
 pub(super) fn workgroup_bytes(&[(_, wide), (_, high), (_, depth)]: &Tile) -> u32 {
     16 * depth * (wide + 2 * high)

@@ -289,7 +289,7 @@ fn run(gpu: usize, mismatched: bool, program: &[(&'static str, Operation)], byte
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn a_result_or_an_error(

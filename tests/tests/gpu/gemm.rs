@@ -3,7 +3,8 @@
 use ascribe_core::random::Stream;
 use ascribe_core::{Error as CoreError, MatRef};
 use ascribe_gpu::kernel::gemm_cost;
-use ascribe_gpu::{Error, Gpu, GpuOptions, Matrix, Operand};
+use ascribe_gpu::shader::SUBGROUPS;
+use ascribe_gpu::{Error, Gpu, GpuOptions, Matrix, Operand, Step};
 use ascribe_tests::tolerance;
 use proptest::prelude::*;
 
@@ -106,6 +107,37 @@ fn slices() {
         let (a, b) = (recorder.zeros(m, k).unwrap(), recorder.zeros(k, n).unwrap());
         recorder.gemm(1.0, &a, &b).unwrap();
         assert_eq!(recorder.counters().dispatches, dispatches, "{shape:?}");
+    }
+}
+
+/// Subgroups are taken where they have one size that fits the tile, and change no bit.
+#[test]
+fn subgroups_have_the_bits_of_the_plain_variant() {
+    let variant = |plain| open(&GpuOptions { plain, ..GpuOptions::default() });
+    let (Some(gpu), Some(plain)) = (variant(false), variant(true)) else { return };
+    assert_eq!(plain.capabilities().subgroups, None);
+    let fits = |gpu: &Gpu, wide: u32| {
+        gpu.capabilities().subgroups.is_some_and(|(min, max)| min == max && min >= 8 && wide.is_multiple_of(min))
+    };
+    for shape in [[1, 1, 1], [33, 17, 31], [65, 97, 127], [64, 1024, 32], [516, 37, 1020], [1028, 37, 1028]] {
+        for transposed in [[false, false], [true, false], [false, true], [true, true]] {
+            let run = |gpu: &Gpu| {
+                let [m, k, n] = shape;
+                let (_, a) = operand(gpu, Stream::new(0, "a"), m, k, transposed[0]);
+                let (_, b) = operand(gpu, Stream::new(0, "b"), k, n, transposed[1]);
+                let [a, b] = [(&a, transposed[0]), (&b, transposed[1])]
+                    .map(|(matrix, transposed)| Operand { matrix, transposed });
+                let mut recorder = gpu.record();
+                let c = recorder.gemm(1.0, a, b).unwrap();
+                let plan = recorder.plan();
+                let Step::Dispatch { flags, constants, .. } = &plan.steps[0] else { panic!("not a dispatch") };
+                assert_eq!(flags.contains(&SUBGROUPS), fits(gpu, constants[0].1), "{shape:?}");
+                let c = recorder.download(&c).unwrap();
+                recorder.submit().unwrap();
+                c.wait().unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            assert_eq!(run(&gpu), run(&plain), "{shape:?}");
+        }
     }
 }
 
