@@ -15,8 +15,8 @@ use proptest::test_runner::TestCaseResult;
 use crate::devices;
 
 /// Around tiles, panels, and the longest row of the small device.
-const SMALL: [usize; 20] = [1, 0, 2, 3, 4, 5, 7, 13, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 255, 257];
-const LONG: [usize; 2] = [1021, 2053];
+const SMALL: [usize; 19] = [1, 0, 2, 3, 0, 4, 5, 7, 13, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129];
+const LONG: [usize; 4] = [255, 257, 1021, 2053];
 /// Sizes of nothing that could be allocated, whose products overflow 32 bits, or 64.
 const ABSURD: [usize; 6] = [1 << 31, u32::MAX as usize, u32::MAX as usize + 1, 1 << 33, usize::MAX / 4 + 1, usize::MAX];
 /// The first half are small integers and simple fractions.
@@ -76,12 +76,18 @@ struct Case<'a> {
     bytes: slice::Iter<'a, u8>,
     /// Whether shapes may fail to fit.
     mismatched: bool,
-    /// Whether one of the sizes drawn was long, and one absurd.
+    drawn: Drawn,
+    later: Vec<Later>,
+}
+
+/// What is among the arguments of an operation.
+#[derive(Debug, Clone, Copy, Default)]
+struct Drawn {
+    /// A long size, and an absurd one.
     long: bool,
     absurd: bool,
-    /// Whether an argument lives on another device.
+    /// A matrix of another device.
     foreign: bool,
-    later: Vec<Later>,
 }
 
 impl Case<'_> {
@@ -101,26 +107,27 @@ impl Case<'_> {
         self.one_of(&VALUES)
     }
 
-    /// One size of an operation may be long; those of matrices that exist are never absurd.
+    /// One size of an operation may be long. Beside an absurd one most are 0, or there would be no matrix.
     fn size(&mut self) -> usize {
         match self.byte() {
+            byte if self.drawn.absurd && byte % 4 != 0 => 0,
             byte @ 0..220 => SMALL[byte % SMALL.len()],
-            byte @ 220..242 if !self.long => {
-                self.long = true;
+            byte @ 220..242 if !self.drawn.long => {
+                self.drawn.long = true;
                 LONG[byte % LONG.len()]
             }
             byte @ 242.. if self.mismatched => {
-                self.absurd = true;
+                self.drawn.absurd = true;
                 ABSURD[byte % ABSURD.len()]
             }
             byte => SMALL[byte % 7],
         }
     }
 
-    /// A size for what grows with its square.
+    /// A size for what grows with its square, and on the small device with that of its rows.
     fn short(&mut self) -> usize {
         let size = self.size();
-        if LONG.contains(&size) { size % 64 } else { size }
+        if size < 1 << 31 { size % 67 } else { size }
     }
 
     /// That size, or any other.
@@ -130,8 +137,8 @@ impl Case<'_> {
 
     /// Mostly the device of the recorder.
     fn place(&mut self) -> &'static Gpu {
-        let foreign = self.mismatched && self.byte() > 244;
-        self.foreign |= foreign;
+        let foreign = self.mismatched && self.byte() > 230;
+        self.drawn.foreign |= foreign;
         if foreign { self.other } else { self.gpu }
     }
 
@@ -161,21 +168,8 @@ impl Case<'_> {
     /// What core says to arguments of the same shapes, where it would not take for ever; matrices of another device are
     /// refused whatever their shapes.
     fn core(&self, twin: impl FnOnce() -> Result<(), CoreError>) -> Option<bool> {
-        let small = || (!self.absurd).then(|| twin().is_ok());
-        if self.foreign { Some(false) } else { small() }
-    }
-
-    /// An error is one that arguments can cause. What core accepts is refused for want of room alone, and what it refuses
-    /// is refused.
-    fn judge<T>(&self, result: &Result<T, Error>, core: Option<bool>) -> TestCaseResult {
-        let Err(error) = result else {
-            prop_assert!(core != Some(false), "accepted what has to be refused");
-            return Ok(());
-        };
-        let no_room = matches!(error, Error::Limit { .. } | Error::OutOfMemory { .. });
-        prop_assert!(no_room || matches!(error, Error::Core(_) | Error::Foreign), "{error}");
-        prop_assert!(no_room || core != Some(true), "core accepts it: {error}");
-        Ok(())
+        let small = || (!self.drawn.absurd).then(|| twin().is_ok());
+        if self.drawn.foreign { Some(false) } else { small() }
     }
 
     /// A result has the shape that is documented, and comes.
@@ -185,7 +179,7 @@ impl Case<'_> {
         [rows, cols]: [usize; 2],
         core: Option<bool>,
     ) -> Result<Matrix<T>, Stop> {
-        self.judge(&result, core)?;
+        judge(&result, core)?;
         let made = result?;
         let shape = move |got: [usize; 2]| -> TestCaseResult {
             prop_assert_eq!(got, [rows, cols]);
@@ -214,12 +208,12 @@ impl Case<'_> {
     ) -> Result<(), Stop> {
         let Ok(before) = self.recorder.download(&out) else {
             let result = operation(&mut self.recorder, &mut out);
-            return Ok(self.judge(&result, Some(false))?);
+            return Ok(judge(&result, Some(false))?);
         };
         let recorded = |recorder: &Recorder| (recorder.counters(), recorder.cost(), recorder.plan().steps.len());
         let had = recorded(&self.recorder);
         let result = operation(&mut self.recorder, &mut out);
-        self.judge(&result, core)?;
+        judge(&result, core)?;
         let has = recorded(&self.recorder);
         let after = self.recorder.download(&out)?;
         self.later.push(Box::new(move || {
@@ -265,18 +259,30 @@ fn operations() -> Vec<(&'static str, Operation)> {
     [linear::OPERATIONS, sketches::OPERATIONS, attribution::OPERATIONS].concat()
 }
 
+/// An error is one that arguments can cause. What core accepts is refused for want of room alone, and what it refuses
+/// is refused.
+fn judge<T>(result: &Result<T, Error>, core: Option<bool>) -> TestCaseResult {
+    let Err(error) = result else {
+        prop_assert!(core != Some(false), "accepted what has to be refused");
+        return Ok(());
+    };
+    let no_room = matches!(error, Error::Limit { .. } | Error::OutOfMemory { .. });
+    prop_assert!(no_room || matches!(error, Error::Core(_) | Error::Foreign), "{error}");
+    prop_assert!(no_room || core != Some(true), "core accepts it: {error}");
+    Ok(())
+}
+
 fn run(gpu: usize, mismatched: bool, program: &[(&'static str, Operation)], bytes: &[u8]) -> TestCaseResult {
     let [.., gpu, other] = [gpu, gpu + 1].map(|i| &devices()[i % devices().len()]);
     let bytes = bytes.iter();
     let recorder = gpu.record();
-    let (long, absurd, foreign) = Default::default();
     let later = Vec::new();
-    let mut case = Case { gpu, other, recorder, bytes, mismatched, long, absurd, foreign, later };
+    let mut case = Case { gpu, other, recorder, bytes, mismatched, drawn: Drawn::default(), later };
     for &(name, operation) in program {
-        (case.long, case.absurd, case.foreign) = Default::default();
+        case.drawn = Drawn::default();
         match operation(&mut case) {
             Err(Stop::Law(error)) => return Err(TestCaseError::fail(format!("{name}: {error}"))),
-            Err(Stop::Arguments(error)) => case.judge::<()>(&Err(error), None)?,
+            Err(Stop::Arguments(error)) => judge::<()>(&Err(error), None)?,
             Ok(()) => {}
         }
     }
