@@ -120,19 +120,18 @@ impl<T: Element> Matrix<T> {
     /// Room for a matrix, with whatever was there before.
     pub(crate) fn new(gpu: &Gpu, rows: usize, cols: usize) -> Result<Self, Error> {
         let overflow = Error::Core(ascribe_core::Error::Overflow { what: "matrix on the device" });
-        let row_bytes = cols.div_ceil(T::PER_WORD) as u64 * 4;
+        // Numbers of rows that no shader can express, and sizes that no byte count can.
+        let numbered = [rows, cols].iter().all(|&size| u32::try_from(size).is_ok());
+        let row_bytes = (cols as u64).div_ceil(T::PER_WORD as u64).saturating_mul(4);
+        let Some(bytes) = (rows as u64).checked_mul(row_bytes).filter(|_| numbered) else { return Err(overflow) };
         let limit = gpu.capabilities().max_binding_bytes;
         let mut out = Self { gpu: gpu.clone(), rows, cols, chunk_rows: 0, chunks: Vec::new(), element: PhantomData };
-        // Sizes that no byte count can express, and row numbers that no shader can.
-        if (rows as u64).checked_mul(row_bytes).is_none() || rows > u32::MAX as usize || cols > u32::MAX as usize {
-            return Err(overflow);
-        }
         if rows == 0 || cols == 0 {
             return Ok(out);
         }
         check_limit("bytes of a row", row_bytes, limit)?;
         // Before any of many pieces is allocated.
-        gpu.shared.pool.check(rows as u64 * row_bytes)?;
+        gpu.shared.pool.check(bytes)?;
         out.chunk_rows = rows.min((limit / row_bytes) as usize);
         for i in 0..rows.div_ceil(out.chunk_rows) {
             let bytes = out.rows_of(i) as u64 * row_bytes;

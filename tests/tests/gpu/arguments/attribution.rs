@@ -61,9 +61,9 @@ fn adafactor(case: &mut Case<'_>) -> Result<(), Stop> {
     let moments = scale::Adafactor { row: &row, col: &col, eps };
     let on_device = Adafactor::upload(case.place(), &moments);
     let valid = eps >= 0.0 && eps.is_finite();
-    case.judge(&on_device, (!valid).then_some(false))?;
+    Case::judge(&on_device, (!valid).then_some(false))?;
     let (on_device, [d_out, d_in]) = (on_device?, [case.fit(outputs), case.fit(inputs)]);
-    let (delta, x) = (case.matrix(n, d_out)?, case.matrix(n, d_in)?);
+    let delta = case.matrix(n, d_out)?;
     let made = case.recorder.adafactor_outputs(&on_device, &delta);
     case.made(
         made,
@@ -73,6 +73,7 @@ fn adafactor(case: &mut Case<'_>) -> Result<(), Stop> {
             moments.scale_outputs(MatMut::new(&mut out, n, d_out)?, MatRef::new(&x, n, d_out)?)
         }),
     )?;
+    let x = case.matrix(n, d_in)?;
     let made = case.recorder.adafactor_inputs(&on_device, &x);
     case.made(
         made,
@@ -111,7 +112,7 @@ impl Rows {
                 let made = Int8Rows::new(codes, scales, block);
                 // All of it may live elsewhere.
                 let fits = (rows, cols) == (n, scales_len(d, block)) && block > 0;
-                case.judge(&made, (!case.foreign).then_some(fits))?;
+                Case::judge(&made, (!case.foreign).then_some(fits))?;
                 Self::Int8(made?)
             }
         })
@@ -141,7 +142,7 @@ fn quantize_int8(case: &mut Case<'_>) -> Result<(), Stop> {
     let [n, d, block] = [case.size(), case.size(), case.size()];
     let x = case.matrix(n, d)?;
     let made = case.recorder.quantize_int8(&x, block);
-    case.judge(&made, case.core(|| Ok(())).map(|core| core && block > 0))?;
+    Case::judge(&made, case.core(|| Ok(())).map(|core| core && block > 0))?;
     let made = made?;
     prop_shape(&[made.codes().rows(), made.codes().cols()], &[n, d])?;
     prop_shape(&[made.scales().rows(), made.scales().cols()], &[n, scales_len(d, block)])?;
@@ -164,7 +165,7 @@ fn score_top_k(case: &mut Case<'_>) -> Result<(), Stop> {
     let offsets = case.flag().then(|| case.matrix(n, 1)).transpose()?;
     let k = [case.size(), case.size()];
     let best = case.recorder.selection(of_selection, k[0], k[1]);
-    case.judge(&best, None)?;
+    Case::judge(&best, None)?;
     let mut best = best?;
     let first = if case.flag() { case.size() } else { (u32::MAX as usize).saturating_sub(case.fit(n)) };
     let similarity = case.one_of(&[Similarity::Dot, Similarity::Cosine]);
@@ -177,7 +178,7 @@ fn score_top_k(case: &mut Case<'_>) -> Result<(), Stop> {
         let before = case.recorder.download_best(&best)?;
         let result = case.recorder.score_top_k(&mut best, first, rows.stored(), &queries, &scorer);
         // The index is a limit of the device.
-        case.judge(&result, case.core(|| Ok(())).map(|core| core && fits))?;
+        Case::judge(&result, case.core(|| Ok(())).map(|core| core && fits))?;
         let after = case.recorder.download_best(&best)?;
         case.later.push(Box::new(move || {
             let [before, after] = [before, after].map(ascribe_gpu::PendingBest::wait);
@@ -216,10 +217,11 @@ fn selected(
 /// may be used, and give anything, in time.
 fn dropped(case: &mut Case<'_>) -> Result<(), Stop> {
     let (p, k, n, q) = (1 + case.size() % 300, 1 + case.size() % 300, case.size() % 70, 1 + case.byte() % 3);
-    // Memory that comes back from the pool.
-    for (rows, cols) in [(1, k + 1), (q, 8), (q, 4), (1, p)] {
-        case.gpu.upload(MatRef::new(&vec![u32::MAX - 7; rows * cols], rows, cols)?)?;
-    }
+    // What comes back from the pool: ends of buckets before and after their starts, and counts of candidates.
+    let odd = case.byte() % 2;
+    let garbage: Vec<u32> = (odd..512 + odd).map(|i| if i % 2 == 0 { 0 } else { u32::MAX - 7 }).collect();
+    let used = [1, q, p, k + 1].map(|len| [0; 6].map(|_: u8| case.gpu.upload(MatRef::from_row(&garbage[..len]))));
+    drop(used);
     let mut unsubmitted = case.gpu.record();
     let table = unsubmitted.draw_sjlt(&Sjlt::new(p, k, 1, Stream::new(0, "dropped"))?)?;
     let mut best = unsubmitted.selection(q, 1, 1)?;
@@ -233,7 +235,7 @@ fn dropped(case: &mut Case<'_>) -> Result<(), Stop> {
     case.made(made, [n, k], None)?;
     let queries = case.matrix(q, p)?;
     let result = case.recorder.score_top_k(&mut best, 0, &rows, &queries, &Scorer::default());
-    case.judge(&result, None)?;
+    Case::judge(&result, None)?;
     let best = case.recorder.download_best(&best)?;
     case.later.push(Box::new(move || {
         prop_assert!(best.wait().is_ok());

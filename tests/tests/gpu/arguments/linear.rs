@@ -1,5 +1,6 @@
 //! Products, and what is made of them.
 
+use ascribe_core::sketch::{Rademacher, Scale};
 use ascribe_gpu::interop::wgpu;
 use ascribe_gpu::{EigenFunction, Matrix, Operand};
 
@@ -22,7 +23,7 @@ fn matrices(case: &mut Case<'_>) -> Result<(), Stop> {
     let [rows, cols] = [case.size(), case.size()];
     let uploaded = case.matrix(rows, cols)?;
     let downloaded = case.recorder.download(&uploaded).map(drop);
-    case.judge(&downloaded, case.core(|| Ok(())))?;
+    Case::judge(&downloaded, case.core(|| Ok(())))?;
     let [rows, cols] = [case.size(), case.size()];
     let zeros = case.recorder.zeros::<i8>(rows, cols);
     case.made(zeros, [rows, cols], None)?;
@@ -39,13 +40,13 @@ fn wrap(case: &mut Case<'_>) -> Result<(), Stop> {
     let buffer = case.gpu.parts().0.create_buffer(&descriptor);
     let fits = rows.checked_mul(cols).is_some_and(|len| len <= words);
     let wrapped = case.gpu.wrap::<f32>(buffer, rows, cols);
-    case.judge(&wrapped, (!fits).then_some(false))?;
+    Case::judge(&wrapped, (!fits).then_some(false))?;
     let wrapped = wrapped?;
     let b = case.matrix(cols, n)?;
     let out = case.matrix(rows, n)?;
     case.onto(out, None, |recorder, out| recorder.gemm_onto(out, 1.0, 1.0, &wrapped, &b))?;
     let out = case.matrix(rows, n)?;
-    let sketch = ascribe_core::sketch::Rademacher::new("wrapped", n, cols, Default::default())?;
+    let sketch = Rademacher::new("wrapped", n, cols, Scale::None)?;
     case.onto(out, None, |recorder, out| recorder.rademacher_onto(out, &sketch, &wrapped, 0, 0))?;
     let unit = case.recorder.normalize(&wrapped);
     case.made(unit, [rows, cols], None)?;
@@ -122,7 +123,7 @@ fn kronecker_apply(case: &mut Case<'_>) -> Result<(), Stop> {
     });
     let function = EigenFunction::new(left?, right?, multipliers);
     // All of it may live elsewhere.
-    case.judge(&function, (!case.absurd && !case.foreign).then_some(fits))?;
+    Case::judge(&function, (!case.absurd && !case.foreign).then_some(fits))?;
     let (function, dim) = (function?, case.fit(rows * cols));
     let v = case.matrix(n, dim)?;
     let core = case.core(|| product([n, dim], [rows * cols, 1], [n, 1]));
@@ -132,7 +133,7 @@ fn kronecker_apply(case: &mut Case<'_>) -> Result<(), Stop> {
 }
 
 fn cayley_truncated(case: &mut Case<'_>) -> Result<(), Stop> {
-    let [k, n] = [case.size(), case.short()];
+    let [k, n] = [case.short(), case.short()];
     let [width, rows, cols] = [n, n, n].map(|size| case.fit(size));
     let (b, skew, order) = (case.matrix(k, width)?, case.matrix(rows, cols)?, case.byte() as u32 % 18);
     let fits = rows == cols && width == rows && (1..=16).contains(&order);
@@ -143,7 +144,7 @@ fn cayley_truncated(case: &mut Case<'_>) -> Result<(), Stop> {
 }
 
 fn newton_schulz(case: &mut Case<'_>) -> Result<(), Stop> {
-    let [m, n] = [case.size(), case.size()];
+    let [m, n] = [case.size(), case.short()];
     let (g, epsilon) = (case.matrix(m, n)?, case.value());
     let polynomials: Vec<[f32; 3]> = (0..case.byte() % 4).map(|_| [0; 3].map(|_: u8| case.value())).collect();
     let made = case.recorder.newton_schulz(&g, &polynomials, epsilon);

@@ -56,7 +56,7 @@ fn sjlt(case: &mut Case<'_>) -> Result<(), Stop> {
     let table = table(case, p)?;
     let buckets = table.by_bucket()?;
     let on_device = SjltBuckets::upload(case.place(), &buckets);
-    case.judge(&on_device, None)?;
+    Case::judge(&on_device, None)?;
     let on_device = on_device?;
     sketch_rows(case, &buckets, |recorder, x| recorder.sjlt(&on_device, x))
 }
@@ -65,7 +65,7 @@ fn draw_sjlt(case: &mut Case<'_>) -> Result<(), Stop> {
     let (p, k, slots) = (case.size(), case.size(), case.size() % 40);
     let sjlt = Sjlt::new(p, k, slots, Stream::new(p as u64, "arguments"))?;
     let table = case.recorder.draw_sjlt(&sjlt);
-    case.judge(&table, (!case.absurd).then_some(true))?;
+    Case::judge(&table, (!case.absurd).then_some(true))?;
     let table = table?;
     sketch_rows(case, &sjlt, |recorder, x| recorder.sjlt(&table, x))
 }
@@ -87,7 +87,7 @@ fn mask_gather(case: &mut Case<'_>) -> Result<(), Stop> {
     let p = case.size();
     let mask = mask(case, p)?;
     let on_device = ascribe_gpu::Mask::upload(case.place(), &mask);
-    case.judge(&on_device, None)?;
+    Case::judge(&on_device, None)?;
     let on_device = on_device?;
     sketch_rows(case, &mask, |recorder, x| recorder.mask_gather(&on_device, x))
 }
@@ -98,7 +98,7 @@ fn grass(case: &mut Case<'_>) -> Result<(), Stop> {
     let kept = case.fit(mask.indices().len()) % 3000;
     let grass = Grass::new(mask, table(case, kept)?)?;
     let on_device = SjltBuckets::grass(case.place(), &grass);
-    case.judge(&on_device, None)?;
+    Case::judge(&on_device, None)?;
     let on_device = on_device?;
     sketch_rows(case, &grass, |recorder, x| recorder.sjlt(&on_device, x))
 }
@@ -116,6 +116,7 @@ struct Layer {
 impl Layer {
     fn draw(case: &mut Case<'_>, d_in: usize, d_out: usize, bias: bool) -> Result<Self, Stop> {
         let (examples, positions) = (case.short(), case.byte() % 20);
+        let positions = if case.absurd { 0 } else { positions };
         let rows = case.fit(examples.saturating_mul(positions));
         let [of_grads, of_mask, width] = [rows, rows, 1].map(|size| case.fit(size));
         let dims = [case.fit(d_in), case.fit(d_out)];
@@ -131,7 +132,7 @@ impl Layer {
         let record = LayerRecord::new(examples, inputs, grads, mask, bias);
         // All of it may live elsewhere.
         let core = core.filter(|_| !case.foreign).map(|core| core && (!masked || width == 1));
-        case.judge(&record, core)?;
+        Case::judge(&record, core)?;
         Ok(Self { record: record?, examples, rows, dims, bias, masked })
     }
 
@@ -154,7 +155,7 @@ fn fact_grass(case: &mut Case<'_>) -> Result<(), Stop> {
     let entries = case.fit(kept[0] * kept[1]) % 10_000;
     let sketch = sketch::FactGrass::new(mask_out, mask_in, table(case, entries)?)?;
     let on_device = FactGrass::upload(case.place(), &sketch);
-    case.judge(&on_device, None)?;
+    Case::judge(&on_device, None)?;
     let (on_device, layer) = (on_device?, Layer::draw(case, d_in, d_out, bias)?);
     let core = case.core(|| layer.sketched(&sketch));
     let gradients = case.recorder.masked_gradients(&on_device, &layer.record);
@@ -173,7 +174,7 @@ fn logra(case: &mut Case<'_>) -> Result<(), Stop> {
     let with_bias = bias ^ (case.mismatched && case.byte() > 200);
     let on_device = LoGra::upload(case.place(), &sketch, with_bias);
     // Without inputs there is no column for a bias.
-    case.judge(&on_device, (with_bias && weight_cols == 0).then_some(false))?;
+    Case::judge(&on_device, (with_bias && weight_cols == 0).then_some(false))?;
     let (on_device, layer) = (on_device?, Layer::draw(case, d_in, d_out, bias)?);
     let core = case.core(|| layer.sketched(&sketch)).map(|core| core && with_bias == bias);
     let made = case.recorder.logra(&on_device, &layer.record);
@@ -184,8 +185,8 @@ fn logra(case: &mut Case<'_>) -> Result<(), Stop> {
 /// The sketch of whole rows, and the block of a matrix as large as its counters reach.
 fn projection<E: Entries>(
     case: &mut Case<'_>,
-    whole: fn(&mut Recorder, &Projection<E>, &Matrix<f32>) -> Result<Matrix<f32>, Error>,
-    onto: fn(&mut Recorder, &mut Matrix<f32>, &Projection<E>, &Matrix<f32>, usize, usize) -> Result<(), Error>,
+    whole: impl Fn(&mut Recorder, &Projection<E>, &Matrix<f32>) -> Result<Matrix<f32>, Error>,
+    onto: impl Fn(&mut Recorder, &mut Matrix<f32>, &Projection<E>, &Matrix<f32>, usize, usize) -> Result<(), Error>,
 ) -> Result<(), Stop>
 where
     Projection<E>: Sketch<f32>,
@@ -222,7 +223,7 @@ fn srht(case: &mut Case<'_>) -> Result<(), Stop> {
     let rows: Vec<usize> = (0..kept).map(|i| (i + first) % cols.next_power_of_two().max(1)).collect();
     let srht = sketch::Srht::new(&signs, &rows)?;
     let on_device = Srht::upload(case.place(), &srht);
-    case.judge(&on_device, None)?;
+    Case::judge(&on_device, None)?;
     let on_device = on_device?;
     sketch_rows(case, &srht, |recorder, x| recorder.srht(&on_device, x))
 }
