@@ -157,10 +157,10 @@ impl Recorder {
         for matrix in [a.matrix, b.matrix, c] {
             matrix.check("columns", self.gpu(), matrix.cols())?;
         }
-        if c.rows() == 0 || c.cols() == 0 {
-            return Ok(());
-        }
         if a.cols() == 0 {
+            if c.rows() == 0 || c.cols() == 0 {
+                return Ok(());
+            }
             // Nothing to sum: one product with zeros leaves `beta C`.
             return self.whole(|recorder| {
                 let (a, b) = (recorder.zeros(a.rows(), 1)?, recorder.zeros(1, b.cols())?);
