@@ -24,7 +24,10 @@ fn check_gradient(logits: &[f64], gradient: &[f64], loss: impl Fn(&[f64]) -> f64
             loss(&logits)
         };
         let [difference, coarse] = [h, 2.0 * h].map(|h| (at(h) - at(-h)) / (2.0 * h));
-        let bound = bound + tolerance::doubled_step(difference, coarse);
+        let doubled = tolerance::doubled_step(difference, coarse);
+        // A correlation that turns within the steps has no difference that says anything.
+        prop_assume!(doubled <= 0.01);
+        let bound = bound + doubled;
         prop_assert!((difference - gradient[i]).abs() <= bound, "{i}: {difference} for {}", gradient[i]);
     }
     Ok(())
