@@ -1,6 +1,6 @@
 //! The operations that have a kernel, on a device.
 //!
-//! Most are a recording: what comes of it is compared in [`compute`], and repeated by the page of `tests/web`.
+//! Most are a recording: what comes of it is compared in `compute`, and repeated by the page of `tests/web`.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
