@@ -11,7 +11,8 @@
 //! 3. An entry in [`KERNELS`], so that the tests validate and translate every variant with every set of constants.
 //! 4. `tests/tests/gpu/NAME.rs`: the twin in core at shapes 0, 1, primes and tile +- 1, on all `devices()`, two of which
 //!    are small, with bits or a bound of the tolerance table; and what the recorder counts.
-//! 5. A few cases in `tests/src/bin/web/twin/`, for browsers: the page of `tests/web` fails for a kernel without one.
+//! 5. A line in the `OPERATIONS` of `tests/tests/gpu/arguments/`, which draw arbitrary arguments.
+//! 6. A few cases in `tests/src/bin/web/twin/`, for browsers: the page of `tests/web` fails for a kernel without one.
 
 mod cayley_truncated;
 mod contract;
@@ -116,7 +117,7 @@ impl Kernel {
     }
 }
 
-/// What an operation costs, counted from its algorithm.
+/// What an operation costs, counted from its algorithm; for sizes that no device has, the largest number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Floating-point operations.
@@ -145,11 +146,17 @@ impl Cost {
     }
 }
 
+/// A sum of products of sizes, or the largest number where it is none.
+fn sum(products: &[&[usize]]) -> u64 {
+    let product = |sizes: &&[usize]| sizes.iter().fold(1, |product: u64, &size| product.saturating_mul(size as u64));
+    products.iter().map(product).fold(0, u64::saturating_add)
+}
+
 impl std::ops::AddAssign for Cost {
     /// One after the other.
     fn add_assign(&mut self, other: Self) {
-        self.flops += other.flops;
-        self.bytes += other.bytes;
+        self.flops = self.flops.saturating_add(other.flops);
+        self.bytes = self.bytes.saturating_add(other.bytes);
         self.workgroup_bytes = self.workgroup_bytes.max(other.workgroup_bytes);
     }
 }

@@ -1,7 +1,7 @@
 //! How `shaders/shared/contract.wgsl` is dispatched: of each example, a sum of outer products over its positions.
 
 use super::product::{A_TRANSPOSED, TILES, VEC4, groups, select, workgroup_bytes};
-use super::{Cost, Kernel};
+use super::{Cost, Kernel, sum};
 use crate::error::Error;
 use crate::matrix::{Binding, Matrix, WHOLE, runs};
 use crate::record::LayerRecord;
@@ -27,11 +27,9 @@ pub(super) struct Products<'a, const TABLES: usize> {
 /// What `m x n` products of `positions` positions of each example cost: `2 m n` flops a position; what is multiplied, and
 /// the sums, once.
 pub(super) fn contract_cost(examples: usize, positions: usize, m: usize, n: usize) -> Cost {
-    let [examples, positions, m, n] = [examples, positions, m, n].map(|size| size as u64);
-    let rows = examples * positions;
     Cost {
-        flops: 2 * rows * m * n,
-        bytes: 4 * (rows * (m + n) + examples * m * n),
+        flops: sum(&[&[2, examples, positions, m, n]]),
+        bytes: sum(&[&[4, examples, positions, m], &[4, examples, positions, n], &[4, examples, m, n]]),
         workgroup_bytes: workgroup_bytes(&TILES[0]),
     }
 }

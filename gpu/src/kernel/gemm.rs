@@ -2,7 +2,7 @@ use super::product::{
     A_TRANSPOSED, B_TRANSPOSED, ENOUGH, TILES, Tile, VEC4, fits, groups, subgroups, too_little, workgroup_bytes,
 };
 use super::slice_sum::SliceSum;
-use super::{Access, Cost, Kernel};
+use super::{Access, Cost, Kernel, sum};
 use crate::capabilities::Capabilities;
 use crate::error::{Error, check_shape};
 use crate::matrix::{Matrix, Run, WHOLE, runs};
@@ -86,8 +86,8 @@ impl Operand<'_> {
 
 /// What `beta C + alpha A B` costs with `m x k` and `k x n` operands: `2 m k n` flops; operands and output once.
 pub fn gemm_cost(m: usize, k: usize, n: usize) -> Cost {
-    let [m, k, n] = [m, k, n].map(|x| x as u64);
-    Cost { flops: 2 * m * k * n, bytes: 4 * (m * k + k * n + m * n), workgroup_bytes: workgroup_bytes(&TILES[0]) }
+    let bytes = sum(&[&[4, m, k], &[4, k, n], &[4, m, n]]);
+    Cost { flops: sum(&[&[2, m, k, n]]), bytes, workgroup_bytes: workgroup_bytes(&TILES[0]) }
 }
 
 impl Recorder {

@@ -1,5 +1,5 @@
 use super::product::{TILES, groups, select, workgroup_bytes};
-use super::{Access, Cost, Kernel};
+use super::{Access, Cost, Kernel, sum};
 use crate::error::{Error, check_shape};
 use crate::matrix::{Matrix, WHOLE, runs};
 use crate::recorder::{Dispatch, Recorder};
@@ -27,8 +27,8 @@ enum Part {
 /// What `beta C + alpha X^T W X` costs with `rows x dim` numbers: `rows dim (dim + 1)` flops, half of those of a product;
 /// rows once, the sum once in and once out.
 pub fn gram_cost(rows: usize, dim: usize) -> Cost {
-    let [n, d] = [rows, dim].map(|x| x as u64);
-    Cost { flops: n * d * (d + 1), bytes: 4 * (n * d + 2 * d * d), workgroup_bytes: workgroup_bytes(&TILES[0]) }
+    let flops = sum(&[&[rows, dim, dim], &[rows, dim]]);
+    Cost { flops, bytes: sum(&[&[4, rows, dim], &[8, dim, dim]]), workgroup_bytes: workgroup_bytes(&TILES[0]) }
 }
 
 impl Recorder {

@@ -1,5 +1,5 @@
 use super::product::{TILES, groups, select, workgroup_bytes};
-use super::{Access, Cost, Kernel, Operand, gemm_cost};
+use super::{Access, Cost, Kernel, Operand, gemm_cost, sum};
 use crate::error::{Error, check_limit, check_shape};
 use crate::matrix::{Matrix, runs};
 use crate::recorder::{Dispatch, Recorder};
@@ -60,17 +60,17 @@ impl EigenFunction {
         let (rows, cols) = (self.multipliers.rows(), self.multipliers.cols());
         let mut cost = self.left_cost(n);
         if self.right.is_some() {
-            cost += gemm_cost(n * rows, cols, cols);
-            cost += gemm_cost(n * rows, cols, cols);
+            cost += gemm_cost(n.saturating_mul(rows), cols, cols);
+            cost += gemm_cost(n.saturating_mul(rows), cols, cols);
         }
         cost
     }
 
     fn left_cost(&self, n: usize) -> Cost {
-        let elements = (n * self.dim()) as u64;
         let (products, basis) = self.left.as_ref().map_or((0, 0), |left| (2, left.bytes()));
-        let flops = elements * (products * 2 * self.multipliers.rows() as u64 + 1);
-        let bytes = products.max(1) * 8 * elements + products * basis + self.multipliers.bytes();
+        let flops = sum(&[&[n, self.dim(), products * 2 * self.multipliers.rows() + 1]]);
+        let moved = sum(&[&[products.max(1) * 8, n, self.dim()]]);
+        let bytes = moved.saturating_add(products as u64 * basis + self.multipliers.bytes());
         Cost { flops, bytes, workgroup_bytes: workgroup_bytes(&TILES[0]) }
     }
 }

@@ -54,7 +54,7 @@ impl LoGra {
     /// What the sketch of a record costs: `2 positions (k_in d_in + k_out d_out + k_in k_out)` flops for each example; the
     /// record, the projections and the result once, the projected positions twice.
     pub fn cost(&self, examples: usize, positions: usize) -> Cost {
-        let rows = examples * positions;
+        let rows = examples.saturating_mul(positions);
         let mut cost = gemm_cost(rows, self.p_out.cols(), self.p_out.rows());
         cost += gemm_cost(rows, self.p_in.cols(), self.p_in.rows());
         cost += contract_cost(examples, positions, self.p_out.rows(), self.p_in.rows());

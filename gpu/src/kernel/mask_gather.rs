@@ -1,6 +1,6 @@
 use ascribe_core::{LinOp, MatRef, sketch};
 
-use super::{Access, Cost, Kernel};
+use super::{Access, Cost, Kernel, sum};
 use crate::device::Gpu;
 use crate::error::Error;
 use crate::matrix::{Matrix, runs};
@@ -49,8 +49,8 @@ impl Mask {
 
     /// What the kept coordinates of `rows` rows cost: each is read and written once, and a product each.
     pub fn cost(&self, rows: usize) -> Cost {
-        let kept = rows as u64 * self.dim_out() as u64;
-        Cost { flops: kept, bytes: 8 * kept + self.indices.bytes(), workgroup_bytes: 0 }
+        let bytes = sum(&[&[8, rows, self.dim_out()]]).saturating_add(self.indices.bytes());
+        Cost { flops: sum(&[&[rows, self.dim_out()]]), bytes, workgroup_bytes: 0 }
     }
 }
 

@@ -4,7 +4,7 @@ use ascribe_core::sketch::{Entries, Projection};
 
 use super::product::{ENOUGH, Tile, VEC4, fits, groups, tile, too_little, workgroup_bytes};
 use super::slice_sum::SliceSum;
-use super::{Cost, Kernel};
+use super::{Cost, Kernel, sum};
 use crate::capabilities::Capabilities;
 use crate::error::{Error, check_shape};
 use crate::matrix::{Binding, Matrix, runs};
@@ -24,8 +24,8 @@ const PART: usize = 8 * BLOCK;
 
 /// What a random matrix of `width` rows costs: `2 rows cols width` flops; input and output once.
 pub(super) fn projection_cost(rows: usize, cols: usize, width: usize) -> Cost {
-    let [n, p, k] = [rows, cols, width].map(|size| size as u64);
-    Cost { flops: 2 * n * p * k, bytes: 4 * n * (p + k), workgroup_bytes: bytes(&TILES[3]) }
+    let flops = sum(&[&[2, rows, cols, width]]);
+    Cost { flops, bytes: sum(&[&[4, rows, cols], &[4, rows, width]]), workgroup_bytes: bytes(&TILES[3]) }
 }
 
 /// The panels, and the words that signs are made of.

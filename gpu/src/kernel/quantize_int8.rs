@@ -1,7 +1,7 @@
 use ascribe_core::quantize::int8_block::scales_len;
 
 use super::stored::check_block;
-use super::{Access, Cost, Int8Rows, Kernel};
+use super::{Access, Cost, Int8Rows, Kernel, sum};
 use crate::error::Error;
 use crate::matrix::{Matrix, runs};
 use crate::recorder::{Dispatch, Recorder};
@@ -20,8 +20,8 @@ const STRETCH: usize = 1024;
 /// What the codes of `n` rows of `d` numbers cost: a maximum, a division and a rounding for each; numbers, codes and
 /// scales once.
 pub fn quantize_int8_cost(n: usize, d: usize, block: usize) -> Cost {
-    let (n, d, blocks) = (n as u64, d as u64, scales_len(d, block) as u64);
-    Cost { flops: 3 * n * d, bytes: n * (4 * d + 4 * d.div_ceil(4) + 4 * blocks), workgroup_bytes: 4 * STRETCH as u32 }
+    let bytes = sum(&[&[4, n, d], &[4, n, d.div_ceil(4)], &[4, n, scales_len(d, block)]]);
+    Cost { flops: sum(&[&[3, n, d]]), bytes, workgroup_bytes: 4 * STRETCH as u32 }
 }
 
 impl Recorder {

@@ -4,7 +4,7 @@ use ascribe_core::score::{NORM_FLOOR, Similarity};
 use super::product::{TILES, Tile, groups, select, tile, workgroup_bytes};
 use super::score_top_k_int8::{self, Int8Queries, fitting};
 use super::top_k::{Candidates, Place, Selection};
-use super::{Access, Cost, Kernel, StoredRows};
+use super::{Access, Cost, Kernel, StoredRows, sum};
 use crate::capabilities::Capabilities;
 use crate::error::{Error, check_limit, check_shape};
 use crate::matrix::{Binding, Matrix, Run, WHOLE, runs};
@@ -55,8 +55,9 @@ impl Default for Scorer<'_> {
 /// What the scores of stored rows for `n_query` queries cost: `2 n n_query d` flops; rows and queries once. What is kept
 /// of the scores does not count beside them, and neither do the norms of a cosine, which have a cost of their own.
 pub fn score_top_k_cost(rows: &StoredRows<'_>, n_query: usize) -> Cost {
-    let [n, q, d] = [rows.rows(), n_query, rows.cols()].map(|x| x as u64);
-    Cost { flops: 2 * n * q * d, bytes: rows.bytes() + 4 * q * d, workgroup_bytes: workgroup_bytes(&TILES[0]) }
+    let flops = sum(&[&[2, rows.rows(), n_query, rows.cols()]]);
+    let bytes = sum(&[&[4, n_query, rows.cols()]]).saturating_add(rows.bytes());
+    Cost { flops, bytes, workgroup_bytes: workgroup_bytes(&TILES[0]) }
 }
 
 /// What is done to inner products, and where the numbers for it lie.

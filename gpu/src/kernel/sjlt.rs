@@ -1,6 +1,6 @@
 use ascribe_core::{LinOp, MatRef, sketch};
 
-use super::{Access, Cost, Kernel};
+use super::{Access, Cost, Kernel, sum};
 use crate::device::Gpu;
 use crate::error::{Error, check_limit};
 use crate::matrix::{Matrix, runs};
@@ -58,14 +58,12 @@ impl SjltBuckets {
 
     /// What the sketch of `rows` rows costs: `n p s` additions; input, output and table once.
     pub fn cost(&self, rows: usize) -> Cost {
-        let (rows, entries) = (rows as u64, self.entries.cols() as u64);
+        let entries = self.entries.cols();
         // Of coordinates that a mask leaves out, there are no entries.
-        let read = entries.min(self.dim_in as u64);
-        Cost {
-            flops: rows * entries,
-            bytes: 4 * rows * (read + self.dim_out as u64) + self.entries.bytes() + self.starts.bytes(),
-            workgroup_bytes: 0,
-        }
+        let read = entries.min(self.dim_in);
+        let moved = sum(&[&[4, rows, read], &[4, rows, self.dim_out]]);
+        let bytes = moved.saturating_add(self.entries.bytes() + self.starts.bytes());
+        Cost { flops: sum(&[&[rows, entries]]), bytes, workgroup_bytes: 0 }
     }
 }
 

@@ -1,7 +1,7 @@
 use ascribe_core::{LinOp, MatRef, sketch};
 
 use super::mask_gather::words;
-use super::{Access, Cost, Kernel};
+use super::{Access, Cost, Kernel, sum};
 use crate::capabilities::Capabilities;
 use crate::device::Gpu;
 use crate::error::{Error, check_limit};
@@ -60,13 +60,13 @@ impl Srht {
     /// several passes are needed, the padded row once written and once read by each of them.
     pub fn cost(&self, gpu: &Gpu, rows: usize) -> Cost {
         let tile = tile(gpu.capabilities()).unwrap_or(&TILES[0]);
-        let (later, [rows, cols, kept]) =
-            (self.later(tile).count() as u64, [rows, self.cols, self.listed.cols()].map(|n| n as u64));
-        let padded = 1 << self.bits;
+        let (later, cols, kept) = (self.later(tile).count(), self.cols, self.listed.cols());
+        let padded: usize = 1 << self.bits;
         let between = if later == 0 { 0 } else { padded + 2 * later * padded + kept };
+        let moved = sum(&[&[4, rows, cols + between + kept]]);
         Cost {
-            flops: rows * (padded * u64::from(self.bits) + cols),
-            bytes: 4 * rows * (cols + between + kept) + self.signs.bytes() + self.listed.bytes(),
+            flops: sum(&[&[rows, padded, self.bits as usize], &[rows, cols]]),
+            bytes: moved.saturating_add(self.signs.bytes() + self.listed.bytes()),
             workgroup_bytes: 4 * tile[0].1,
         }
     }

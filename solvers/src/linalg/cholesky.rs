@@ -11,7 +11,7 @@ use faer::{Accum, Par, Spec};
 
 use super::product::view_mut;
 use crate::Error;
-use crate::error::check_shape;
+use crate::error::{check_finite, check_shape};
 use crate::parallel::{Parallelism, for_each};
 
 /// Columns factorised at a time.
@@ -66,10 +66,10 @@ impl<T: Real> Cholesky<T> {
             (TypedMut::F64(rhs), Typed::F64(l)) => solve(view_mut(rhs, rows, cols, stride), l, self.n, par),
             _ => unreachable!("factor and right-hand side have one element type"),
         }
-        if rhs.as_ref().row_iter().flatten().any(|x| !x.is_finite()) {
-            return Err(Error::NoConvergence { what: "solution by Cholesky factors (it overflows)" });
-        }
-        Ok(())
+        rhs.as_ref()
+            .row_iter()
+            .try_for_each(|row| check_finite("solution", row))
+            .map_err(|_| Error::NoConvergence { what: "solution by Cholesky factors (it overflows)" })
     }
 
     /// `ln det A`, as a sum of logarithms.

@@ -1,6 +1,6 @@
 //! Inner products of stored rows of the same number.
 
-use ascribe_core::{Error as CoreError, MatMut, reduce};
+use ascribe_core::{Error as CoreError, reduce};
 
 use super::rows::{RowSource, StoredRows};
 use super::scorer::{for_blocks, task_rows};
@@ -60,7 +60,6 @@ pub(super) fn number_row<'s>(
     if let StoredRows::F32(x) = rows {
         return Ok(x.row(i));
     }
-    decoded.resize(rows.cols(), 0.0);
-    rows.row_range(i, 1)?.decode(MatMut::from_row(decoded))?;
+    rows.row_range(i, 1)?.decode_into(decoded)?;
     Ok(decoded)
 }

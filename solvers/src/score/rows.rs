@@ -130,6 +130,13 @@ impl<'a> StoredRows<'a> {
         })
     }
 
+    /// The numbers that the rows stand for, in memory that grows to their size.
+    pub(super) fn decode_into<'s>(&self, decoded: &'s mut Vec<f32>) -> Result<MatRef<'s, f32>, ascribe_core::Error> {
+        decoded.resize(self.rows() * self.cols(), 0.0);
+        self.decode(MatMut::new(decoded, self.rows(), self.cols())?)?;
+        MatRef::new(decoded, self.rows(), self.cols())
+    }
+
     /// Writes the numbers that the rows stand for to `out`, which has the shape of the block.
     ///
     /// Exact for the 16-bit formats, the signs and `f32`; for int8 the product of code and scale is rounded once.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ascribe_core::score::{NORM_FLOOR, Similarity};
-use ascribe_core::{MatMut, MatRef, reduce};
+use ascribe_core::{MatRef, reduce};
 
 use super::dense::{CHUNK, Dense};
 use super::int8::{Int8, Int8Queries};
@@ -121,13 +121,13 @@ impl Workspace {
             }
             StoredRows::F16(bits) => {
                 for (first, cols) in chunks(bits.cols()) {
-                    let x = decode(decoded, StoredRows::F16(bits.block(0, bits.rows(), first, cols)?))?;
+                    let x = StoredRows::F16(bits.block(0, bits.rows(), first, cols)?).decode_into(decoded)?;
                     Dense { sums, x, panels, first }.run();
                 }
             }
             StoredRows::Bf16(bits) => {
                 for (first, cols) in chunks(bits.cols()) {
-                    let x = decode(decoded, StoredRows::Bf16(bits.block(0, bits.rows(), first, cols)?))?;
+                    let x = StoredRows::Bf16(bits.block(0, bits.rows(), first, cols)?).decode_into(decoded)?;
                     Dense { sums, x, panels, first }.run();
                 }
             }
@@ -139,11 +139,4 @@ impl Workspace {
 /// Chunks of columns: the first and the number of each.
 pub(super) fn chunks(cols: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..cols).step_by(CHUNK).map(move |first| (first, CHUNK.min(cols - first)))
-}
-
-fn decode<'s>(decoded: &'s mut Vec<f32>, rows: StoredRows<'_>) -> Result<MatRef<'s, f32>, ascribe_core::Error> {
-    let [height, width] = [rows.rows(), rows.cols()];
-    decoded.resize(height * width, 0.0);
-    rows.decode(MatMut::new(decoded, height, width)?)?;
-    MatRef::new(decoded, height, width)
 }

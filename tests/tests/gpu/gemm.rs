@@ -2,7 +2,7 @@
 
 use ascribe_core::random::Stream;
 use ascribe_core::{Error as CoreError, MatRef};
-use ascribe_gpu::kernel::gemm_cost;
+use ascribe_gpu::kernel::{gemm_cost, gram_cost, quantize_int8_cost};
 use ascribe_gpu::shader::SUBGROUPS;
 use ascribe_gpu::{Error, Gpu, GpuOptions, Matrix, Operand, Step};
 use ascribe_tests::tolerance;
@@ -199,4 +199,13 @@ fn wrong_arguments() {
     let a = recorder.zeros(2, 2).unwrap();
     let b = other.record().zeros(2, 2).unwrap();
     assert_eq!(recorder.gemm(1.0, &a, &b).unwrap_err(), Error::Foreign);
+    let [nothing, foreign] = [one, other].map(|gpu| gpu.record().zeros(2, 0).unwrap());
+    assert_eq!(recorder.gemm(1.0, &nothing, foreign.t()).unwrap_err(), Error::Foreign);
+}
+
+#[test]
+fn costs_of_absurd_sizes_are_the_largest_number() {
+    let most = usize::MAX;
+    let costs = [gemm_cost(most, most, most), gram_cost(most, most), quantize_int8_cost(most, most, 1)];
+    assert!(costs.iter().all(|cost| cost.flops == u64::MAX && cost.bytes == u64::MAX), "{costs:?}");
 }
