@@ -22,8 +22,8 @@ use crate::pipeline::Pipeline;
 /// are compiled when they are first recorded.
 ///
 /// # Errors
-/// Recording validates shapes first, then compiles and allocates. An operation that fails, at whatever point, changes no
-/// matrix of the program.
+/// Recording validates shapes first, then compiles and allocates. An operation that fails, at whatever point, leaves the
+/// recording and every matrix of the program as they were.
 ///
 /// # Examples
 /// ```
@@ -158,8 +158,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// Records an operation that writes to a matrix of the program, whole or not at all.
-    pub(crate) fn whole(&mut self, operation: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+    /// Records an operation of several kernels, whole or not at all.
+    pub(crate) fn whole<R>(&mut self, operation: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
         let (commands, params) = (self.commands.len(), self.params.len());
         let (counters, cost) = (self.counters, self.cost);
         let result = operation(self);

@@ -40,16 +40,18 @@ impl Recorder {
             let must_be = "1 to 16";
             return Err(CoreError::Parameter { what: "order of the series", value: order.into(), must_be }.into());
         }
-        let once = self.times_one_plus(b, n)?;
-        let mut out = self.times_one_plus(&once, n)?;
-        let mut power = None;
-        for _ in 1..order {
-            let last = power.as_ref().unwrap_or(n);
-            let square = self.gemm(1.0, last, last)?;
-            out = self.times_one_plus(&out, &square)?;
-            power = Some(square);
-        }
-        Ok(out)
+        self.whole(|recorder| {
+            let once = recorder.times_one_plus(b, n)?;
+            let mut out = recorder.times_one_plus(&once, n)?;
+            let mut power = None;
+            for _ in 1..order {
+                let last = power.as_ref().unwrap_or(n);
+                let square = recorder.gemm(1.0, last, last)?;
+                out = recorder.times_one_plus(&out, &square)?;
+                power = Some(square);
+            }
+            Ok(out)
+        })
     }
 
     /// `B (I + N)`.

@@ -49,7 +49,6 @@ impl Recorder {
         let (examples, positions) = (record.examples(), record.positions());
         // Without positions there are no runs, and nothing to add to the zeros.
         let g = if positions == 0 { self.zeros(examples, m * n) } else { Matrix::new(self.gpu(), examples, m * n) }?;
-        self.spend(contract_cost(examples, positions, m, n));
         let mut flags = vec![A_TRANSPOSED];
         if m.is_multiple_of(4) && n.is_multiple_of(4) {
             flags.push(VEC4);
@@ -98,6 +97,7 @@ impl Recorder {
                 })?;
             }
         }
+        self.spend(contract_cost(examples, positions, m, n));
         Ok(g)
     }
 }

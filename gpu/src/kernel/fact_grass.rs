@@ -99,8 +99,10 @@ impl Recorder {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn fact_grass(&mut self, sketch: &FactGrass, record: &LayerRecord) -> Result<Matrix<f32>, Error> {
-        let gradients = self.masked_gradients(sketch, record)?;
-        self.sjlt(&sketch.sjlt, &gradients)
+        self.whole(|recorder| {
+            let gradients = recorder.masked_gradients(sketch, record)?;
+            recorder.sjlt(&sketch.sjlt, &gradients)
+        })
     }
 
     /// The entries of each example's gradient that the masks keep, `[examples, k_out k_in]`, not scaled:
@@ -119,6 +121,7 @@ impl Recorder {
         }
         let (a, b) = (record.output_grads(), record.inputs());
         let tables = [kept_out.chunk(0), kept_in.chunk(0)];
-        self.contract::<2, 6>(&Products { kernel: &KERNEL, a, b, tables, m, n }, record)
+        let products = Products { kernel: &KERNEL, a, b, tables, m, n };
+        self.whole(|recorder| recorder.contract::<2, 6>(&products, record))
     }
 }

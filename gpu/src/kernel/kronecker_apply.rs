@@ -114,27 +114,29 @@ impl Recorder {
         if function.dim() == 0 {
             return Ok(one);
         }
-        let source = match right {
-            Some(right) => {
-                self.times_right(&mut one, v, right, false)?;
-                &one
+        self.whole(|recorder| {
+            let source = match right {
+                Some(right) => {
+                    recorder.times_right(&mut one, v, right, false)?;
+                    &one
+                }
+                None => v,
+            };
+            match left {
+                Some(_) => {
+                    recorder.times_left(&other, source, function, &[TRANSPOSED, SCALED])?;
+                    recorder.times_left(&one, &other, function, &[])?;
+                    std::mem::swap(&mut one, &mut other);
+                }
+                None => recorder.times_left(&other, source, function, &[UNITS, SCALED])?,
             }
-            None => v,
-        };
-        match left {
-            Some(_) => {
-                self.times_left(&other, source, function, &[TRANSPOSED, SCALED])?;
-                self.times_left(&one, &other, function, &[])?;
+            if let Some(right) = right {
+                recorder.times_right(&mut one, &other, right, true)?;
                 std::mem::swap(&mut one, &mut other);
             }
-            None => self.times_left(&other, source, function, &[UNITS, SCALED])?,
-        }
-        if let Some(right) = right {
-            self.times_right(&mut one, &other, right, true)?;
-            std::mem::swap(&mut one, &mut other);
-        }
-        self.spend(function.left_cost(v.rows()));
-        Ok(other)
+            recorder.spend(function.left_cost(v.rows()));
+            Ok(other)
+        })
     }
 
     /// `Y_i = X_i Q`, or `X_i Q^T`: one product, with all rows of all gradients below each other.

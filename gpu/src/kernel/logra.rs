@@ -103,9 +103,11 @@ impl Recorder {
         if m * n == 0 {
             return self.zeros(record.examples(), 0);
         }
-        let a = self.gemm(1.0, record.output_grads(), logra.p_out.t())?;
-        let b = self.gemm(1.0, record.inputs(), logra.p_in.t())?;
-        let tables = [logra.appended.chunk(0)];
-        self.contract::<1, 5>(&Products { kernel: &KERNEL, a: &a, b: &b, tables, m, n }, record)
+        self.whole(|recorder| {
+            let a = recorder.gemm(1.0, record.output_grads(), logra.p_out.t())?;
+            let b = recorder.gemm(1.0, record.inputs(), logra.p_in.t())?;
+            let tables = [logra.appended.chunk(0)];
+            recorder.contract::<1, 5>(&Products { kernel: &KERNEL, a: &a, b: &b, tables, m, n }, record)
+        })
     }
 }

@@ -43,25 +43,27 @@ impl Recorder {
         if g.rows() == 0 || g.cols() == 0 {
             return self.zeros(g.rows(), g.cols());
         }
-        // The norm of the norms of the rows, which are written side by side.
-        let norms = Matrix::new(self.gpu(), 1, g.rows())?;
-        self.write_norms(&norms.split_rows(1)?, g.into(), 0.0)?;
-        let norm = self.row_norms(&norms)?;
-        let mut x = self.divided(g, &norm, epsilon)?;
-        let tall = g.rows() > g.cols();
-        for &[a, b, c] in polynomials {
-            let gram = if tall { self.gram(&x)? } else { self.gemm(1.0, &x, x.t())? };
-            // The square of a symmetric matrix is its Gram matrix.
-            let mut mixed = self.scaled(1.0, &gram)?;
-            self.gram_onto(&mut mixed, b, c, &gram, None)?;
-            let mut next = self.scaled(1.0, &x)?;
-            if tall {
-                self.gemm_onto(&mut next, a, 1.0, &x, &mixed)?;
-            } else {
-                self.gemm_onto(&mut next, a, 1.0, &mixed, &x)?;
+        self.whole(|recorder| {
+            // The norm of the norms of the rows, which are written side by side.
+            let norms = Matrix::new(recorder.gpu(), 1, g.rows())?;
+            recorder.write_norms(&norms.split_rows(1)?, g.into(), 0.0)?;
+            let norm = recorder.row_norms(&norms)?;
+            let mut x = recorder.divided(g, &norm, epsilon)?;
+            let tall = g.rows() > g.cols();
+            for &[a, b, c] in polynomials {
+                let gram = if tall { recorder.gram(&x)? } else { recorder.gemm(1.0, &x, x.t())? };
+                // The square of a symmetric matrix is its Gram matrix.
+                let mut mixed = recorder.scaled(1.0, &gram)?;
+                recorder.gram_onto(&mut mixed, b, c, &gram, None)?;
+                let mut next = recorder.scaled(1.0, &x)?;
+                if tall {
+                    recorder.gemm_onto(&mut next, a, 1.0, &x, &mixed)?;
+                } else {
+                    recorder.gemm_onto(&mut next, a, 1.0, &mixed, &x)?;
+                }
+                x = next;
             }
-            x = next;
-        }
-        Ok(x)
+            Ok(x)
+        })
     }
 }

@@ -69,7 +69,7 @@ impl Recorder {
             return self.zeros(x.rows(), sketch.rows());
         }
         let y = Matrix::new(self.gpu(), x.rows(), sketch.rows())?;
-        self.project(kernel, &y, false, sketch, x, [0, 0])?;
+        self.whole(|recorder| recorder.project(kernel, &y, false, sketch, x, [0, 0]))?;
         Ok(y)
     }
 

@@ -86,20 +86,22 @@ impl Recorder {
         // Both factors are below 2^31.
         let bounds: Vec<u32> = (0..=slots as u64).map(|r| (r * dim_out as u64 / slots as u64) as u32).collect();
         let bounds = self.gpu().upload(MatRef::from_row(&bounds))?;
-        let items = self.sort_items(sjlt, &bounds, len)?;
-        // Whoever reads the table of a recorder that was dropped finds ends of buckets, not whatever was there before.
-        let starts = self.gpu().upload(MatRef::from_row(&vec![0; dim_out + 1]))?;
-        let entries = Matrix::new(self.gpu(), 1, len)?;
-        let [key0, key1] = sjlt.stream().key();
-        self.dispatch(&Dispatch {
-            kernel: &TABLE,
-            flags: &[],
-            constants: &[],
-            params: &[len as u32, slots as u32, key0, key1, dim_out as u32],
-            bindings: [bounds.chunk(0), items.chunk(0), starts.chunk(0), entries.chunk(0)],
-            groups: [len.max(dim_out + 1).div_ceil(LANES) as u64, 1, 1],
-        })?;
-        Ok(SjltBuckets::from_device(starts, entries, dim_in, norm(slots)))
+        self.whole(|recorder| {
+            let items = recorder.sort_items(sjlt, &bounds, len)?;
+            // Whoever reads the table of a recorder that was dropped finds ends of buckets, not whatever was there before.
+            let starts = recorder.gpu().upload(MatRef::from_row(&vec![0; dim_out + 1]))?;
+            let entries = Matrix::new(recorder.gpu(), 1, len)?;
+            let [key0, key1] = sjlt.stream().key();
+            recorder.dispatch(&Dispatch {
+                kernel: &TABLE,
+                flags: &[],
+                constants: &[],
+                params: &[len as u32, slots as u32, key0, key1, dim_out as u32],
+                bindings: [bounds.chunk(0), items.chunk(0), starts.chunk(0), entries.chunk(0)],
+                groups: [len.max(dim_out + 1).div_ceil(LANES) as u64, 1, 1],
+            })?;
+            Ok(SjltBuckets::from_device(starts, entries, dim_in, norm(slots)))
+        })
     }
 
     /// The numbers `0..len` of the items of a transform in the order of their buckets, those of one bucket ascending.

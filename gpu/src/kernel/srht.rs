@@ -120,20 +120,22 @@ impl Recorder {
         }
         let tile = tile(self.gpu().capabilities())?;
         let long = srht.later(tile).next().is_some();
-        let z = Matrix::new(self.gpu(), x.rows(), if long { 1 << srht.bits } else { srht.listed.cols() })?;
-        for run in runs(x.rows(), [x.chunk_rows(), z.chunk_rows()]) {
-            let [(x_chunk, x_row), (z_chunk, z_row)] = run.at;
-            let flags = KERNEL.variants[usize::from(long)];
-            let bindings = [x.chunk(x_chunk), z.chunk(z_chunk)];
-            let levels = srht.bits.min(tile[0].1.ilog2());
-            self.pass(srht, tile, flags, bindings, [run.rows, x_row, z_row], (0, levels))?;
-            for pass in srht.later(tile) {
-                let bindings = [srht.signs.chunk(0), z.chunk(z_chunk)];
-                self.pass(srht, tile, KERNEL.variants[2], bindings, [run.rows, 0, z_row], pass)?;
+        self.whole(|recorder| {
+            let z = Matrix::new(recorder.gpu(), x.rows(), if long { 1 << srht.bits } else { srht.listed.cols() })?;
+            for run in runs(x.rows(), [x.chunk_rows(), z.chunk_rows()]) {
+                let [(x_chunk, x_row), (z_chunk, z_row)] = run.at;
+                let flags = KERNEL.variants[usize::from(long)];
+                let bindings = [x.chunk(x_chunk), z.chunk(z_chunk)];
+                let levels = srht.bits.min(tile[0].1.ilog2());
+                recorder.pass(srht, tile, flags, bindings, [run.rows, x_row, z_row], (0, levels))?;
+                for pass in srht.later(tile) {
+                    let bindings = [srht.signs.chunk(0), z.chunk(z_chunk)];
+                    recorder.pass(srht, tile, KERNEL.variants[2], bindings, [run.rows, 0, z_row], pass)?;
+                }
             }
-        }
-        self.spend(srht.cost(self.gpu(), x.rows()));
-        if long { self.gather(&srht.listed, 1.0, &z) } else { Ok(z) }
+            recorder.spend(srht.cost(recorder.gpu(), x.rows()));
+            if long { recorder.gather(&srht.listed, 1.0, &z) } else { Ok(z) }
+        })
     }
 
     /// The butterflies over `levels` bits from `low` on.

@@ -22,12 +22,9 @@ pub(super) const OPERATIONS: &[(&str, Operation)] = &[
 fn matrices(case: &mut Case<'_>) -> Result<(), Stop> {
     let [rows, cols] = [case.size(), case.size()];
     let uploaded = case.matrix(rows, cols)?;
-    let downloaded = case.recorder.download(&uploaded).map(drop);
-    judge(&downloaded, case.core(|| Ok(())))?;
+    case.attempt(case.core(|| Ok(())), |recorder| recorder.download(&uploaded).map(drop))?;
     let [rows, cols] = [case.size(), case.size()];
-    let zeros = case.recorder.zeros::<i8>(rows, cols);
-    case.made(zeros, [rows, cols], None)?;
-    Ok(())
+    case.made([rows, cols], None, |recorder| recorder.zeros::<i8>(rows, cols))
 }
 
 /// Memory of the program, in any shape that it has or has not room for.
@@ -38,7 +35,8 @@ fn wrap(case: &mut Case<'_>) -> Result<(), Stop> {
     let size = 4 * words as u64;
     let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
     let buffer = case.gpu.parts().0.create_buffer(&descriptor);
-    let fits = rows.checked_mul(cols).is_some_and(|len| len <= words);
+    let numbered = [rows, cols].iter().all(|&size| u32::try_from(size).is_ok());
+    let fits = numbered && rows.checked_mul(cols).is_some_and(|len| len <= words);
     let wrapped = case.gpu.wrap::<f32>(buffer, rows, cols);
     judge(&wrapped, (!fits).then_some(false))?;
     let wrapped = wrapped?;
@@ -48,8 +46,7 @@ fn wrap(case: &mut Case<'_>) -> Result<(), Stop> {
     let out = case.matrix(rows, n)?;
     let sketch = Rademacher::new("wrapped", n, cols, Scale::default())?;
     case.onto(out, None, |recorder, out| recorder.rademacher_onto(out, &sketch, &wrapped, 0, 0))?;
-    let unit = case.recorder.normalize(&wrapped);
-    case.made(unit, [rows, cols], None)?;
+    case.made([rows, cols], None, |recorder| recorder.normalize(&wrapped))?;
     case.onto(wrapped, None, |recorder, out| recorder.gemm_onto(out, 0.5, 1.0, &b, b.t()))
 }
 
@@ -69,9 +66,7 @@ fn gemm(case: &mut Case<'_>) -> Result<(), Stop> {
     let of_b = case.fit(k);
     let (a, b, alpha) = (stored(case, m, k)?, stored(case, of_b, n)?, case.value());
     let core = case.core(|| product([m, k], [of_b, n], [m, n]));
-    let made = case.recorder.gemm(alpha, operand(&a), operand(&b));
-    case.made(made, [m, n], core)?;
-    Ok(())
+    case.made([m, n], core, |recorder| recorder.gemm(alpha, operand(&a), operand(&b)))
 }
 
 fn gemm_onto(case: &mut Case<'_>) -> Result<(), Stop> {
@@ -87,9 +82,7 @@ fn gram(case: &mut Case<'_>) -> Result<(), Stop> {
     let [n, d] = [case.size(), case.short()];
     let x = case.matrix(n, d)?;
     let core = case.core(|| product([d, n], [n, d], [d, d]));
-    let made = case.recorder.gram(&x);
-    case.made(made, [d, d], core)?;
-    Ok(())
+    case.made([d, d], core, |recorder| recorder.gram(&x))
 }
 
 fn gram_onto(case: &mut Case<'_>) -> Result<(), Stop> {
@@ -106,9 +99,7 @@ fn gram_onto(case: &mut Case<'_>) -> Result<(), Stop> {
 fn scaled(case: &mut Case<'_>) -> Result<(), Stop> {
     let [n, d] = [case.size(), case.size()];
     let (x, factor) = (case.matrix(n, d)?, case.value());
-    let made = case.recorder.scaled(factor, &x);
-    case.made(made, [n, d], case.core(|| Ok(())))?;
-    Ok(())
+    case.made([n, d], case.core(|| Ok(())), |recorder| recorder.scaled(factor, &x))
 }
 
 fn kronecker_apply(case: &mut Case<'_>) -> Result<(), Stop> {
@@ -127,9 +118,7 @@ fn kronecker_apply(case: &mut Case<'_>) -> Result<(), Stop> {
     let (function, dim) = (function?, case.fit(rows * cols));
     let v = case.matrix(n, dim)?;
     let core = case.core(|| product([n, dim], [rows * cols, 1], [n, 1]));
-    let made = case.recorder.kronecker_apply(&function, &v);
-    case.made(made, [n, dim], core)?;
-    Ok(())
+    case.made([n, dim], core, |recorder| recorder.kronecker_apply(&function, &v))
 }
 
 fn cayley_truncated(case: &mut Case<'_>) -> Result<(), Stop> {
@@ -138,16 +127,12 @@ fn cayley_truncated(case: &mut Case<'_>) -> Result<(), Stop> {
     let (b, skew, order) = (case.matrix(k, width)?, case.matrix(rows, cols)?, case.byte() as u32 % 18);
     let fits = rows == cols && width == rows && (1..=16).contains(&order);
     let core = case.core(|| Ok(())).map(|core| core && fits);
-    let made = case.recorder.cayley_truncated(&b, &skew, order);
-    case.made(made, [k, width], core)?;
-    Ok(())
+    case.made([k, width], core, |recorder| recorder.cayley_truncated(&b, &skew, order))
 }
 
 fn newton_schulz(case: &mut Case<'_>) -> Result<(), Stop> {
     let [m, n] = [case.size(), case.short()];
     let (g, epsilon) = (case.matrix(m, n)?, case.value());
     let polynomials: Vec<[f32; 3]> = (0..case.byte() % 4).map(|_| [0; 3].map(|_: u8| case.value())).collect();
-    let made = case.recorder.newton_schulz(&g, &polynomials, epsilon);
-    case.made(made, [m, n], case.core(|| Ok(())))?;
-    Ok(())
+    case.made([m, n], case.core(|| Ok(())), |recorder| recorder.newton_schulz(&g, &polynomials, epsilon))
 }

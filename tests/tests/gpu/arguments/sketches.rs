@@ -36,9 +36,7 @@ fn sketch_rows(
     let (n, cols) = (case.size(), case.fit(twin.dim_in()));
     let x = case.matrix(n, cols)?;
     let core = case.core(|| applies(twin, [n, cols]));
-    let made = record(&mut case.recorder, &x);
-    case.made(made, [n, twin.dim_out()], core)?;
-    Ok(())
+    case.made([n, twin.dim_out()], core, |recorder| record(recorder, &x))
 }
 
 /// A table for `p` coordinates, of which some buckets and signs may not exist.
@@ -64,9 +62,7 @@ fn sjlt(case: &mut Case<'_>) -> Result<(), Stop> {
 fn draw_sjlt(case: &mut Case<'_>) -> Result<(), Stop> {
     let (p, k, slots) = (case.size(), case.size(), case.size() % 40);
     let sjlt = Sjlt::new(p, k, slots, Stream::new(p as u64, "arguments"))?;
-    let table = case.recorder.draw_sjlt(&sjlt);
-    judge(&table, (!case.drawn.absurd).then_some(true))?;
-    let table = table?;
+    let table = case.attempt(case.core(|| Ok(())), |recorder| recorder.draw_sjlt(&sjlt))?;
     sketch_rows(case, &sjlt, |recorder, x| recorder.sjlt(&table, x))
 }
 
@@ -158,11 +154,12 @@ fn fact_grass(case: &mut Case<'_>) -> Result<(), Stop> {
     judge(&on_device, None)?;
     let (on_device, layer) = (on_device?, Layer::draw(case, d_in, d_out, bias)?);
     let core = case.core(|| layer.sketched(&sketch));
-    let gradients = case.recorder.masked_gradients(&on_device, &layer.record);
-    case.made(gradients, [layer.examples, kept[0] * kept[1]], core)?;
-    let made = case.recorder.fact_grass(&on_device, &layer.record);
-    case.made(made, [layer.examples, LayerSketch::<f32>::dim_out(&sketch)], core)?;
-    Ok(())
+    case.made([layer.examples, kept[0] * kept[1]], core, |recorder| {
+        recorder.masked_gradients(&on_device, &layer.record)
+    })?;
+    case.made([layer.examples, LayerSketch::<f32>::dim_out(&sketch)], core, |recorder| {
+        recorder.fact_grass(&on_device, &layer.record)
+    })
 }
 
 fn logra(case: &mut Case<'_>) -> Result<(), Stop> {
@@ -177,9 +174,7 @@ fn logra(case: &mut Case<'_>) -> Result<(), Stop> {
     judge(&on_device, (with_bias && weight_cols == 0).then_some(false))?;
     let (on_device, layer) = (on_device?, Layer::draw(case, d_in, d_out, bias)?);
     let core = case.core(|| layer.sketched(&sketch)).map(|core| core && with_bias == bias);
-    let made = case.recorder.logra(&on_device, &layer.record);
-    case.made(made, [layer.examples, k_out * k_in], core)?;
-    Ok(())
+    case.made([layer.examples, k_out * k_in], core, |recorder| recorder.logra(&on_device, &layer.record))
 }
 
 type Whole<E> = fn(&mut Recorder, &Projection<E>, &Matrix<f32>) -> Result<Matrix<f32>, Error>;
