@@ -29,7 +29,7 @@ pub mod spectral;
 
 use crate::Failure;
 use case::{Inputs, Outputs};
-use gpu::{OnGpu, Record};
+use gpu::Record;
 
 /// How an operation is computed from its inputs.
 pub type Handler = fn(&Inputs<'_>) -> Result<Outputs, Failure>;
@@ -44,7 +44,7 @@ pub struct Op {
     /// In single precision.
     pub f32: Handler,
     /// On the GPU, where a kernel exists.
-    pub gpu: Option<OnGpu>,
+    pub gpu: Option<Record>,
 }
 
 impl Op {
@@ -53,14 +53,9 @@ impl Op {
         Self { name, f64, f32, gpu: None }
     }
 
-    /// The same, and on the GPU by a recording.
-    const fn recorded(self, record: Record) -> Self {
-        Self { gpu: Some(OnGpu::Recorded(record)), ..self }
-    }
-
     /// The same, and on the GPU.
-    const fn on_gpu(self, handler: Handler) -> Self {
-        Self { gpu: Some(OnGpu::Computed(handler)), ..self }
+    const fn recorded(self, record: Record) -> Self {
+        Self { gpu: Some(record), ..self }
     }
 }
 

@@ -11,7 +11,7 @@ mod eigh;
 mod ekfac;
 mod gemm;
 mod ghost;
-mod gpu;
+pub mod gpu;
 mod inverse;
 mod krylov;
 mod mlp;

@@ -312,7 +312,8 @@ impl Outputs {
         self
     }
 
-    fn with(mut self, name: &str, shape: &[usize], values: Values) -> Self {
+    /// Adds an output.
+    pub(super) fn with(mut self, name: &str, shape: &[usize], values: Values) -> Self {
         let Self { condition, magnitude, .. } = self;
         self.computed.push(Output { name: name.to_owned(), shape: shape.to_vec(), values, condition, magnitude });
         self

@@ -17,7 +17,7 @@ pub const OPS: &[Op] = &[
     Op::new("sketch.srht", srht::<f64>, srht::<f32>).recorded(gpu::srht),
     Op::new("quantize.f16", f16, f16),
     Op::new("quantize.bf16", bf16, bf16),
-    Op::new("quantize.int8_block", int8, int8).on_gpu(gpu::int8_block),
+    Op::new("quantize.int8_block", int8, int8).recorded(gpu::int8_block),
     Op::new("quantize.one_bit", bits::<f64>, bits::<f32>),
 ];
 

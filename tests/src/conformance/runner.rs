@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::case::{DISTURBANCE, Inputs, Output, Outputs, Values, read};
 use super::compare::{Tolerance, compare};
-use super::gpu::{OnGpu, compute};
+use super::gpu::compute;
 use super::{Handler, find};
 use crate::failure::fail;
 use crate::{Failure, tolerance};
@@ -156,8 +156,7 @@ fn handler(op: &str, options: &Options) -> Result<(Tested, Handler), (&'static s
     let tested: Tested = match (options.mode, found.gpu) {
         (Mode::F64, _) => Box::new(found.f64),
         (Mode::F32, _) => Box::new(found.f32),
-        (Mode::Gpu, Some(OnGpu::Computed(handler))) => Box::new(handler),
-        (Mode::Gpu, Some(OnGpu::Recorded(record))) => Box::new(move |inputs| compute(record, found.f32, inputs)),
+        (Mode::Gpu, Some(record)) => Box::new(move |inputs| compute(record, found.f32, inputs)),
         (Mode::Gpu, None) => return Err(("SKIP", "has no GPU kernel")),
     };
     Ok((tested, found.f64))

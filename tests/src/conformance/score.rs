@@ -9,7 +9,7 @@ use crate::Failure;
 use crate::failure::fail;
 
 /// The operations of this folder.
-pub const OPS: &[Op] = &[Op::new("score.topk", topk::<f64>, topk::<f32>).on_gpu(gpu::topk)];
+pub const OPS: &[Op] = &[Op::new("score.topk", topk::<f64>, topk::<f32>).recorded(gpu::topk)];
 
 fn topk<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     // The stored type; converting it to a wider one keeps the order.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ascribe_gpu::kernel::{Access, KERNELS};
 use ascribe_gpu::shader::{SUBGROUPS, Target};
-use ascribe_gpu::{Gpu, Matrix, Step};
+use ascribe_gpu::{Gpu, Matrix, Recorder, Step};
 use serde_json::{Value, json};
 
 use crate::case::Case;
@@ -62,7 +62,7 @@ impl Bundle {
 
     /// Adds a case, and runs it here: what the page is to expect has to hold on this device too.
     pub(crate) fn add(&mut self, case: Case) -> Result<(), Failure> {
-        let mut value = self.record(&case)?;
+        let mut value = self.record(&case.name, &case.recorder)?;
         let Case { name, recorder, outputs } = case;
         if outputs.is_empty() {
             return fail(format!("{name}: nothing is copied back"));
@@ -87,8 +87,8 @@ impl Bundle {
     }
 
     /// Adds a recording that the page only times.
-    pub(crate) fn add_benchmark(&mut self, case: &Case) -> Result<(), Failure> {
-        let value = self.record(case)?;
+    pub(crate) fn add_benchmark(&mut self, name: &str, recorder: &Recorder) -> Result<(), Failure> {
+        let value = self.record(name, recorder)?;
         self.benchmarks.push(value);
         Ok(())
     }
@@ -125,8 +125,8 @@ impl Bundle {
     }
 
     /// The steps of a recording, and what its buffers hold before the first one.
-    fn record(&mut self, case: &Case) -> Result<Value, Failure> {
-        let (plan, cost) = (case.recorder.plan(), case.recorder.cost());
+    fn record(&mut self, name: &str, recorder: &Recorder) -> Result<Value, Failure> {
+        let (plan, cost) = (recorder.plan(), recorder.cost());
         let buffers = plan.buffers.iter().map(|buffer| self.buffer(buffer)).collect::<Result<Vec<_>, _>>()?;
         let (mut params, mut steps) = (Vec::new(), Vec::new());
         for step in plan.steps {
@@ -145,12 +145,12 @@ impl Bundle {
                 Step::Download { buffer, bytes, result } => {
                     json!({ "download": buffer, "bytes": bytes, "output": result })
                 }
-                _ => return fail(format!("{}: a step of an unknown kind", case.name)),
+                _ => return fail(format!("{name}: a step of an unknown kind")),
             });
         }
         let params = json!({ "words": params.len(), "at": self.words(&params)? });
         Ok(json!({
-            "name": case.name, "flops": cost.flops, "bytes": cost.bytes,
+            "name": name, "flops": cost.flops, "bytes": cost.bytes,
             "buffers": buffers, "params": params, "steps": steps,
         }))
     }

@@ -99,10 +99,36 @@ impl Case {
         [proponents, opponents]: &[Vec<Vec<Ranked<f32>>>; 2],
     ) -> Result<(), Failure> {
         let expected = pairs(proponents, opponents);
+        let bound = vec![0.0; expected.len()];
         let count = |side: &[Vec<Ranked<f32>>]| side.first().map_or(0, Vec::len);
-        let sets = vec![count(proponents), count(opponents)];
-        let shape = [proponents.len(), 2 * sets.iter().sum::<usize>()];
-        let (name, element, bound) = ("best".to_owned(), u32::NAME, vec![0.0; expected.len()]);
+        self.expect_pairs(best, [count(proponents), count(opponents)], expected, bound)
+    }
+
+    /// Copies a selection for one query back and expects these proponents and opponents, whatever their scores.
+    pub(crate) fn expect_selected(&mut self, best: &Selection, sides: [&[i64]; 2]) -> Result<(), Failure> {
+        let mut expected = Vec::new();
+        for side in sides {
+            let mut side = side.to_vec();
+            side.sort_unstable();
+            expected.extend(side.into_iter().flat_map(|index| [0.0, index as f64]));
+        }
+        let bound = [f64::INFINITY, 0.0].repeat(expected.len() / 2);
+        self.expect_pairs(best, sides.map(<[_]>::len), expected, bound)
+    }
+
+    fn expect_pairs(
+        &mut self,
+        best: &Selection,
+        sets: [usize; 2],
+        expected: Vec<f64>,
+        bound: Vec<f64>,
+    ) -> Result<(), Failure> {
+        if expected.is_empty() {
+            return Ok(());
+        }
+        let cols = 2 * (sets[0] + sets[1]);
+        let shape = [expected.len() / cols, cols];
+        let (name, element, sets) = ("best".to_owned(), u32::NAME, sets.to_vec());
         let pending = self.recorder.download_best(best)?;
         let wait = Box::new(move || {
             let best = pending.wait()?;

@@ -2,10 +2,9 @@
 //!
 //! What they do here is written down, so that another implementation of WebGPU can repeat it: a [`case::Case`] is a
 //! recording with what has to come of it. [`twin`] makes them from core's functions, [`golden`] from the conformance
-//! cases, and [`benchmark`] those that are only timed. [`bundle`] writes them into a folder together with the page of
+//! cases; recordings that are only timed are those of the measurements. [`bundle`] writes them into a folder together with the page of
 //! `tests/web`, and [`server`] serves it. The page knows no kernel: it repeats steps and compares numbers.
 
-mod benchmark;
 mod bundle;
 mod case;
 mod golden;
@@ -19,6 +18,7 @@ use std::time::Duration;
 use ascribe_gpu::{Gpu, GpuOptions};
 use ascribe_tests::Failure;
 use ascribe_tests::failure::fail;
+use ascribe_tests::measure::gpu::cases;
 use bundle::Bundle;
 use serde_json::Value;
 
@@ -68,18 +68,19 @@ fn small() -> GpuOptions {
     GpuOptions { max_binding_bytes: Some(4096), max_workgroups: Some(3), plain: true, ..browser() }
 }
 
-fn write(folder: &Path, cases: &[&str], everything: bool) -> Result<(), Failure> {
+fn write(folder: &Path, folders: &[&str], everything: bool) -> Result<(), Failure> {
     let gpu = Gpu::with(&browser())?;
     let mut bundle = Bundle::create(folder)?;
     if everything {
         twins(&mut bundle, &gpu, "")?;
         twins(&mut bundle, &Gpu::with(&small())?, ", small device")?;
-        for make in benchmark::ALL {
-            bundle.add_benchmark(&make(&gpu)?)?;
+        for recording in cases::recordings(&gpu) {
+            let (name, recorder) = recording?;
+            bundle.add_benchmark(&name, &recorder)?;
         }
     }
-    let cases: Vec<PathBuf> = cases.iter().map(PathBuf::from).collect();
-    golden::cases(&gpu, &cases, |case| bundle.add(case))?;
+    let folders: Vec<PathBuf> = folders.iter().map(PathBuf::from).collect();
+    golden::cases(&gpu, &folders, |case| bundle.add(case))?;
     bundle.finish(&gpu, everything)
 }
 
