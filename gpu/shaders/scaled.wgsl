@@ -26,9 +26,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
     for (var i = first; i < min(first + LANES * ROUNDS, params.len); i += LANES) {
 #ifdef DIVIDED
-        // Zero over zero is zero.
+        // Zero over zero is zero, and by its bits, which a NaN has too.
         var v = 0.0;
-        if (by > 0.0) { v = x[params.x_first + i] / by; }
+        if ((bitcast<u32>(by) & 0x7fffffffu) != 0u) { v = x[params.x_first + i] / by; }
         y[params.y_first + i] = v;
 #else
         y[params.y_first + i] = params.factor * x[params.x_first + i];

@@ -1,7 +1,6 @@
 //! A stream of batches through the device.
 
 use std::collections::VecDeque;
-use std::marker::PhantomData;
 
 use ascribe_core::MatRef;
 
@@ -11,10 +10,13 @@ use crate::matrix::{Element, Matrix};
 use crate::pending::Pending;
 use crate::recorder::Recorder;
 
-/// Batches that go through the same kernels, some at a time: while the device computes one, the next is uploaded and
-/// an earlier one copied back. Results come in the order of the batches. Made by [`Gpu::batches`].
+/// Batches that go through the same kernels, some at a time: while the device computes one, the program prepares the
+/// next and reads an earlier result. Each has memory of its own, so that a device that can copies one while it computes
+/// another. Results come in the order of the batches. Made by [`Gpu::batches`].
 ///
-/// Memory: that of `depth + 1` batches, whatever their number.
+/// It waits for results, which a browser cannot: there, await each batch's [`Pending`].
+///
+/// Memory: that of `depth + 1` batches and their results, whatever their number, and what the kernels need for one.
 ///
 /// # Examples
 /// ```
@@ -36,9 +38,9 @@ use crate::recorder::Recorder;
 pub struct Batches<T, R, F> {
     gpu: Gpu,
     depth: usize,
-    under_way: VecDeque<Pending<R>>,
+    /// Results to come, and what they are computed from.
+    under_way: VecDeque<(Pending<R>, Matrix<T>)>,
     kernels: F,
-    element: PhantomData<fn(T)>,
 }
 
 impl Gpu {
@@ -48,7 +50,7 @@ impl Gpu {
     where
         F: FnMut(&mut Recorder, &Matrix<T>) -> Result<Matrix<R>, Error>,
     {
-        Batches { gpu: self.clone(), depth, under_way: VecDeque::new(), kernels, element: PhantomData }
+        Batches { gpu: self.clone(), depth, under_way: VecDeque::new(), kernels }
     }
 }
 
@@ -67,7 +69,7 @@ where
         let result = (self.kernels)(&mut recorder, &batch)?;
         let result = recorder.download(&result)?;
         recorder.submit()?;
-        self.under_way.push_back(result);
+        self.under_way.push_back((result, batch));
         if self.under_way.len() > self.depth { self.pop() } else { Ok(None) }
     }
 
@@ -76,6 +78,6 @@ where
     /// # Errors
     /// As [`Pending::wait`].
     pub fn pop(&mut self) -> Result<Option<Vec<R>>, Error> {
-        self.under_way.pop_front().map(Pending::wait).transpose()
+        self.under_way.pop_front().map(|(result, _)| result.wait()).transpose()
     }
 }

@@ -102,9 +102,28 @@ pub(crate) struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    free: BTreeMap<(Usage, u64), Vec<wgpu::Buffer>>,
+    free: BTreeMap<(Usage, u64), Vec<Free>>,
     free_bytes: u64,
     used_bytes: u64,
+    /// How many buffers have come back.
+    given: u64,
+}
+
+#[derive(Debug)]
+struct Free {
+    raw: wgpu::Buffer,
+    since: u64,
+}
+
+impl State {
+    /// What nobody has asked for longest makes room: a program that has come to other sizes reuses these too.
+    fn forget_oldest(&mut self) {
+        let kept = self.free.iter_mut().filter(|(_, free)| !free.is_empty());
+        if let Some((&(_, size), free)) = kept.min_by_key(|(_, free)| free[0].since) {
+            free.remove(0);
+            self.free_bytes -= size;
+        }
+    }
 }
 
 impl Pool {
@@ -131,7 +150,7 @@ impl Pool {
 
     fn take(&self, usage: Usage, size: u64) -> Option<wgpu::Buffer> {
         let mut state = self.lock();
-        let raw = state.free.get_mut(&(usage, size))?.pop()?;
+        let Free { raw, .. } = state.free.get_mut(&(usage, size))?.pop()?;
         state.free_bytes -= size;
         state.used_bytes += size;
         Some(raw)
@@ -140,9 +159,14 @@ impl Pool {
     fn give(&self, usage: Usage, raw: Option<wgpu::Buffer>, size: u64) {
         let mut state = self.lock();
         state.used_bytes -= size;
-        if let Some(raw) = raw.filter(|_| state.free_bytes + size <= self.max_free) {
+        if let Some(raw) = raw.filter(|_| size <= self.max_free) {
+            while state.free_bytes + size > self.max_free {
+                state.forget_oldest();
+            }
             state.free_bytes += size;
-            state.free.entry((usage, size)).or_default().push(raw);
+            state.given += 1;
+            let free = Free { raw, since: state.given };
+            state.free.entry((usage, size)).or_default().push(free);
         }
     }
 
@@ -160,7 +184,7 @@ impl Pool {
         self.lock().used_bytes -= size;
     }
 
-    fn trim(&self) {
+    pub(crate) fn trim(&self) {
         let mut state = self.lock();
         state.free.clear();
         state.free_bytes = 0;

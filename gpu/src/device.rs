@@ -20,9 +20,13 @@ pub struct GpuOptions {
     pub low_power: bool,
     /// How long a result is waited for by [`Pending::wait`](crate::Pending::wait); 60 seconds by default.
     pub timeout: Duration,
+    /// How long a slow GPU may be busy with what it is handed at once; 1 second by default. Systems reset a GPU that does
+    /// not answer for a few seconds, and everything on it is lost. What would take longer at 2 10^11 flops and 2 10^10
+    /// bytes a second is therefore cut, into several dispatches and submissions.
+    pub watchdog: Duration,
     /// Bytes of device memory that matrices may take in all; beyond, [`Error::OutOfMemory`]. No limit by default.
     pub max_memory: Option<u64>,
-    /// Bytes of freed memory that are kept for reuse; 256 MiB by default.
+    /// Bytes of freed memory that are kept for reuse, those freed last; 1 GiB by default.
     pub pool_bytes: u64,
     /// Take the variants of kernels that every device can run, even where this one has more; off by default.
     pub plain: bool,
@@ -39,8 +43,9 @@ impl Default for GpuOptions {
         Self {
             low_power: false,
             timeout: Duration::from_mins(1),
+            watchdog: Duration::from_secs(1),
             max_memory: None,
-            pool_bytes: 256 << 20,
+            pool_bytes: 1 << 30,
             plain: false,
             max_binding_bytes: None,
             max_workgroups: None,
@@ -82,6 +87,7 @@ pub(crate) struct Shared {
     pub(crate) queue: wgpu::Queue,
     pub(crate) capabilities: Capabilities,
     pub(crate) timeout: Duration,
+    pub(crate) watchdog: Duration,
     pub(crate) pipelines: Pipelines,
     pub(crate) pool: Pool,
     pub(crate) totals: Totals,
@@ -143,9 +149,9 @@ impl Gpu {
     pub(crate) fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
         let capabilities = Capabilities::probe(&device, options.plain);
         let pool = Pool::new(options.max_memory, options.pool_bytes);
-        let timeout = options.timeout;
+        let GpuOptions { timeout, watchdog, .. } = *options;
         let (pipelines, totals, lost) = Default::default();
-        let shared = Shared { device, queue, capabilities, timeout, pipelines, pool, totals, lost };
+        let shared = Shared { device, queue, capabilities, timeout, watchdog, pipelines, pool, totals, lost };
         Self { shared: Arc::new(shared) }
     }
 
@@ -169,11 +175,14 @@ impl Gpu {
         Recorder::new(self.clone())
     }
 
-    /// Frees the device and all its memory now, whatever is still running. Everything after fails with
-    /// [`Error::DeviceLost`].
+    /// Gives the device up, whatever is still running; its memory is free as soon as it is idle. Everything after fails
+    /// with [`Error::DeviceLost`].
     pub fn destroy(&self) {
         let _ = self.shared.lost.set("destroyed by the program".to_owned());
         self.shared.device.destroy();
+        self.shared.pool.trim();
+        // Frees what can be freed; that the device is gone is no news.
+        let _ = self.shared.poll(&wgpu::PollType::Poll);
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
@@ -212,13 +221,19 @@ impl Shared {
     }
 
     /// Lets the device report what it has finished, and waits for it when asked to.
-    pub(crate) fn poll(&self, how: wgpu::PollType) -> Result<(), Error> {
+    pub(crate) fn poll(&self, how: &wgpu::PollType) -> Result<(), Error> {
         let waited = match how {
             wgpu::PollType::Wait { timeout, .. } => timeout.unwrap_or(Duration::MAX),
             wgpu::PollType::Poll => Duration::ZERO,
         };
-        // wgpu panics here when the driver reports the device as lost.
-        match catch_unwind(AssertUnwindSafe(|| self.device.poll(how))) {
+        let poll = || catch_unwind(AssertUnwindSafe(|| self.device.poll(how.clone())));
+        // wgpu 30 panics here when the driver reports the device as lost; and when another thread's poll comes between two
+        // steps of this one (gfx-rs/wgpu#9958), after which nothing is wrong.
+        let polled = match poll() {
+            Err(_) if self.lost.get().is_none() => poll(),
+            polled => polled,
+        };
+        match polled {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(wgpu::PollError::Timeout)) => Err(Error::Timeout { waited }),
             Ok(Err(wgpu::PollError::WrongSubmissionIndex(..))) | Err(_) => Err(self.loss()),

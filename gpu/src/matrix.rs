@@ -75,34 +75,50 @@ impl Gpu {
         let mut pieces = out.chunks.iter().enumerate();
         pieces.try_for_each(|(i, chunk)| {
             let rows = x.row_range(i * out.chunk_rows, out.rows_of(i))?;
-            write(self, chunk, rows, out.row_words() as u64 * 4)
+            write(self, chunk, rows, out.row_words() * 4)
         })?;
         self.shared.totals.add(Counters { bytes_up: out.bytes(), ..Counters::default() });
         Ok(out)
     }
 }
 
-/// Uploads of more bytes are sent at once: until the next submission, the host holds a copy of what was uploaded.
-const SEND_AT_ONCE: u64 = 32 << 20;
+/// Bytes that are sent at once. The host holds a copy of what was uploaded since the last submission, and room for a
+/// copy that the system does not have costs the whole device.
+const SEND: usize = 32 << 20;
 
-fn write<T: Element>(gpu: &Gpu, to: &Buffer, rows: MatRef<'_, T>, row_bytes: u64) -> Result<(), Error> {
-    let (shared, bytes) = (&gpu.shared, rows.rows() as u64 * row_bytes);
-    let contiguous = rows.as_slice().filter(|_| rows.cols().is_multiple_of(T::PER_WORD));
-    shared.scoped(bytes, || {
-        let size = wgpu::BufferSize::new(bytes);
-        if let Some(all) = contiguous {
-            shared.queue.write_buffer(to.raw(), 0, bytemuck::cast_slice(all));
-        } else if let Some(mut view) = size.and_then(|size| shared.queue.write_buffer_with(to.raw(), 0, size)) {
-            let mut line = vec![0; row_bytes as usize];
-            for (row, start) in rows.row_iter().zip((0..).step_by(line.len())) {
+fn write<T: Element>(gpu: &Gpu, to: &Buffer, rows: MatRef<'_, T>, row_bytes: usize) -> Result<(), Error> {
+    let (shared, raw) = (&gpu.shared, to.raw());
+    if let Some(all) = rows.as_slice().filter(|_| rows.cols().is_multiple_of(T::PER_WORD)) {
+        let parts = bytemuck::cast_slice::<T, u8>(all).chunks(SEND).enumerate();
+        return parts.into_iter().try_for_each(|(i, part)| {
+            shared.scoped(part.len() as u64, || shared.queue.write_buffer(raw, (i * SEND) as u64, part))?;
+            sent(gpu, part.len())
+        });
+    }
+    let at_once = (SEND / row_bytes).max(1);
+    (0..rows.rows()).step_by(at_once).try_for_each(|first| {
+        let part = rows.row_range(first, at_once.min(rows.rows() - first))?;
+        let (start, bytes) = ((first * row_bytes) as u64, part.rows() * row_bytes);
+        shared.scoped(bytes as u64, || {
+            let size = wgpu::BufferSize::new(bytes as u64);
+            let view = size.and_then(|size| shared.queue.write_buffer_with(raw, start, size));
+            let Some(mut view) = view else { return };
+            let mut line = vec![0; row_bytes];
+            for (row, start) in part.row_iter().zip((0..).step_by(row_bytes)) {
                 line[..size_of_val(row)].copy_from_slice(bytemuck::cast_slice(row));
-                view.slice(start..start + line.len()).copy_from_slice(&line);
+                view.slice(start..start + row_bytes).copy_from_slice(&line);
             }
-        }
-        if bytes > SEND_AT_ONCE {
-            shared.queue.submit([]);
-        }
+        })?;
+        sent(gpu, bytes)
     })
+}
+
+/// Sends what was written, when it is much.
+fn sent(gpu: &Gpu, bytes: usize) -> Result<(), Error> {
+    if bytes < SEND / 2 {
+        return Ok(());
+    }
+    gpu.shared.scoped(0, || gpu.shared.queue.submit([])).map(drop)
 }
 
 impl Matrix<f32> {

@@ -141,9 +141,10 @@ impl Slot {
         }
         let Some(index) = state.index.clone() else { return Err(Error::NotSubmitted) };
         drop(state);
+        check_blocking()?;
         let start = Instant::now();
         let polled =
-            self.gpu.shared.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(timeout) });
+            self.gpu.shared.poll(&wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(timeout) });
         // Another thread that polls may be about to run the callbacks of this result.
         let mut state = self.lock();
         loop {
@@ -185,7 +186,8 @@ impl<T: Element> Pending<T> {
     ///
     /// # Errors
     /// [`Error::NotSubmitted`] at once when the recorder was not submitted; [`Error::Timeout`];
-    /// [`Error::DeviceLost`]; and what made the submission fail.
+    /// [`Error::DeviceLost`]; [`Error::MissingFeature`] in a browser, which has to be awaited; and what made the
+    /// submission fail.
     pub fn wait(self) -> Result<Vec<T>, Error> {
         let timeout = self.slot.gpu.shared.timeout;
         self.wait_for(timeout)
@@ -223,6 +225,12 @@ impl<T: Element> Future for Pending<T> {
         }
         Poll::Pending
     }
+}
+
+/// A browser has to be given back control before it does anything.
+pub(crate) fn check_blocking() -> Result<(), Error> {
+    let browser = cfg!(target_family = "wasm");
+    if browser { Err(Error::MissingFeature { feature: "waiting in a browser: await the result" }) } else { Ok(()) }
 }
 
 #[cfg(not(target_family = "wasm"))]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::capabilities::PARAMS_BYTES;
 use crate::device::Shared;
-use crate::error::Error;
+use crate::error::{Error, check_limit};
 use crate::kernel::{Access, Kernel};
 use crate::shader::Target;
 
@@ -40,6 +40,8 @@ impl Shared {
         if let Some(pipeline) = known.get(&key) {
             return Ok(Arc::clone(pipeline));
         }
+        let most = self.capabilities.max_bindings;
+        check_limit("matrices that a kernel binds", kernel.bindings.len() as u64, most.into())?;
         let text = kernel.shader(flags, Target::Naga)?;
         let pipeline = Arc::new(self.scoped(0, || self.compile(kernel, &text, flags, constants))?);
         known.insert(key, Arc::clone(&pipeline));

@@ -88,7 +88,7 @@ impl Recorder {
         let stride = self.gpu().capabilities().params_stride as usize / 4;
         let mut params = self.params.chunks_exact(stride).map(|words| &words[..PARAMS_BYTES as usize / 4]);
         let step = |command: &Command| match command {
-            Command::Dispatch { pipeline, bindings, groups } => Step::Dispatch {
+            Command::Dispatch { pipeline, bindings, groups, .. } => Step::Dispatch {
                 kernel: pipeline.kernel,
                 flags: pipeline.flags.clone(),
                 constants: pipeline.constants.clone(),

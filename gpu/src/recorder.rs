@@ -9,7 +9,7 @@ use crate::device::Gpu;
 use crate::error::{Error, check_limit};
 use crate::kernel::{Cost, Kernel};
 use crate::matrix::{Binding, Element, Matrix};
-use crate::pending::{Pending, Slot};
+use crate::pending::{Pending, Slot, check_blocking};
 use crate::pipeline::Pipeline;
 
 /// Records kernels, and submits them as one.
@@ -20,6 +20,9 @@ use crate::pipeline::Pipeline;
 ///
 /// Cost: about a microsecond a kernel to record, and what the graphics API takes to encode it at submission. Kernels
 /// are compiled when they are first recorded.
+///
+/// Work that a slow GPU would be busy with for longer than [`GpuOptions::watchdog`](crate::GpuOptions::watchdog) is cut:
+/// an operation into more dispatches than its documentation says, and a recording into several submissions.
 ///
 /// # Errors
 /// Recording validates shapes first, then compiles and allocates. An operation that fails, at whatever point, leaves the
@@ -45,7 +48,12 @@ pub struct Recorder {
     pub(crate) params: Vec<u32>,
     counters: Counters,
     cost: Cost,
+    /// The commands, and the words of their parameters, whose cost is known.
+    spent: [usize; 2],
 }
+
+/// What a slow GPU achieves: bytes and flops a second.
+const SLOW: [f64; 2] = [2e10, 2e11];
 
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -53,6 +61,8 @@ pub(crate) enum Command {
         pipeline: Arc<Pipeline>,
         bindings: Vec<(Arc<Buffer>, u64)>,
         groups: [u32; 3],
+        /// How long a slow GPU takes for it.
+        seconds: f64,
     },
     Clear {
         buffer: Arc<Buffer>,
@@ -81,7 +91,8 @@ pub(crate) struct Dispatch<'a, const N: usize> {
 
 impl Recorder {
     pub(crate) fn new(gpu: Gpu) -> Self {
-        Self { gpu, commands: Vec::new(), params: Vec::new(), counters: Counters::default(), cost: Cost::default() }
+        let (counters, cost) = Default::default();
+        Self { gpu, commands: Vec::new(), params: Vec::new(), counters, cost, spent: [0; 2] }
     }
 
     /// The device that this records for.
@@ -149,6 +160,7 @@ impl Recorder {
                         pipeline: Arc::clone(&pipeline),
                         bindings: bindings.iter().map(|b| (Arc::clone(b.buffer), b.bytes)).collect(),
                         groups: [(x, 0), (y, 1), (z, 2)].map(|(origin, i)| most.min(groups[i] - origin) as u32),
+                        seconds: 0.0,
                     });
                     self.counters.dispatches += 1;
                     self.counters.bytes_up += stride;
@@ -161,22 +173,55 @@ impl Recorder {
     /// Records an operation of several kernels, whole or not at all.
     pub(crate) fn whole<R>(&mut self, operation: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
         let (commands, params) = (self.commands.len(), self.params.len());
-        let (counters, cost) = (self.counters, self.cost);
+        let (counters, cost, spent) = (self.counters, self.cost, self.spent);
         let result = operation(self);
         if result.is_err() {
             self.commands.truncate(commands);
             self.params.truncate(params);
-            (self.counters, self.cost) = (counters, cost);
+            (self.counters, self.cost, self.spent) = (counters, cost, spent);
         }
         result
     }
 
-    /// Adds an operation's cost to that of the recording.
+    /// Adds the cost of an operation, which was just recorded, to that of the recording.
     pub(crate) fn spend(&mut self, cost: Cost) {
         self.cost += cost;
+        let [commands, params] = self.spent;
+        let dispatches = self.commands[commands..].iter().filter(|c| matches!(c, Command::Dispatch { .. })).count();
+        let each = cost.seconds(SLOW[0], SLOW[1]) / dispatches.max(1) as f64;
+        let parts = (each / self.gpu.shared.watchdog.as_secs_f64()).ceil().max(1.0) as u32;
+        let params = self.params.split_off(params);
+        let stride = self.gpu.capabilities().params_stride;
+        let mut params = params.chunks_exact(stride as usize / 4);
+        for command in self.commands.split_off(commands) {
+            let Command::Dispatch { pipeline, bindings, groups, .. } = command else {
+                self.commands.push(command);
+                continue;
+            };
+            let Some(words) = params.next() else { continue };
+            // Along the axis with the most workgroups; a workgroup alone cannot be cut.
+            let (axis, count) =
+                (0..3).map(|axis| (axis, groups[axis])).max_by_key(|(_, count)| *count).unwrap_or((0, 1));
+            let step = count.div_ceil(parts).max(1);
+            for first in (0..count).step_by(step as usize) {
+                let start = self.params.len();
+                self.params.extend_from_slice(words);
+                self.params[start + axis] += first;
+                let mut groups = groups;
+                groups[axis] = step.min(count - first);
+                let seconds = each * f64::from(groups[axis]) / f64::from(count);
+                let (pipeline, bindings) = (Arc::clone(&pipeline), bindings.clone());
+                self.commands.push(Command::Dispatch { pipeline, bindings, groups, seconds });
+            }
+            let more = u64::from(count.div_ceil(step)) - 1;
+            self.counters.dispatches += more;
+            self.counters.bytes_up += more * stride;
+        }
+        self.spent = [self.commands.len(), self.params.len()];
     }
 
-    /// Hands everything to the device, in order, in one submission; returns while it is running.
+    /// Hands everything to the device, in order, in one submission, or in several where it would be busy for too long
+    /// with one; returns while it is running.
     ///
     /// # Errors
     /// [`Error::DeviceLost`], [`Error::OutOfMemory`]. Results that were recorded then fail with the same error.
@@ -198,21 +243,28 @@ impl Recorder {
         let most = shared.capabilities.max_buffer_bytes.min(u32::MAX.into());
         check_limit("bytes of parameters of all dispatches", params_bytes, most)?;
         let params = (params_bytes > 0).then(|| Buffer::new(shared, Usage::Params, params_bytes)).transpose()?;
-        let passes = &mut self.counters.passes;
+        let (mut passes, mut submissions) = (0, 1);
         let index = shared.scoped(params_bytes, || {
             if let Some(params) = &params {
                 shared.queue.write_buffer(params.raw(), 0, bytemuck::cast_slice(&self.params));
             }
-            let mut encoder =
-                shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("ascribe") });
+            let new =
+                || shared.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("ascribe") });
+            let (mut encoder, mut busy) = (new(), 0.0);
             let (mut pass, mut offset) = (None, 0);
             for command in &self.commands {
                 match command {
-                    Command::Dispatch { pipeline, bindings, groups, .. } => {
+                    Command::Dispatch { pipeline, bindings, groups, seconds } => {
                         let Some(params) = &params else { continue };
+                        if busy > 0.0 && busy + seconds > shared.watchdog.as_secs_f64() {
+                            pass = None;
+                            shared.queue.submit([std::mem::replace(&mut encoder, new()).finish()]);
+                            (busy, submissions) = (0.0, submissions + 1);
+                        }
+                        busy += seconds;
                         let group = bind(&shared.device, pipeline, params, bindings);
                         let pass = pass.get_or_insert_with(|| {
-                            *passes += 1;
+                            passes += 1;
                             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime()
                         });
                         pass.set_pipeline(&pipeline.raw);
@@ -233,7 +285,8 @@ impl Recorder {
             drop(pass);
             shared.queue.submit([encoder.finish()])
         })?;
-        self.counters.submissions += 1;
+        self.counters.passes += passes;
+        self.counters.submissions += submissions;
         shared.totals.add(self.counters);
         for command in &self.commands {
             if let Command::Copy { slot, .. } = command {
@@ -292,10 +345,11 @@ impl Submission {
     /// Waits until the device is done, no longer than [`GpuOptions::timeout`](crate::GpuOptions::timeout).
     ///
     /// # Errors
-    /// [`Error::Timeout`], [`Error::DeviceLost`].
+    /// [`Error::Timeout`], [`Error::DeviceLost`]; [`Error::MissingFeature`] in a browser.
     pub fn wait(&self) -> Result<(), Error> {
+        check_blocking()?;
         let submission_index = Some(self.index.clone());
-        self.gpu.shared.poll(wgpu::PollType::Wait { submission_index, timeout: Some(self.gpu.shared.timeout) })?;
+        self.gpu.shared.poll(&wgpu::PollType::Wait { submission_index, timeout: Some(self.gpu.shared.timeout) })?;
         self.gpu.shared.check_alive()
     }
 }

@@ -232,3 +232,81 @@ fn an_operation_that_fails_half_way_is_taken_back() {
     assert!(matches!(result, Err(Error::OutOfMemory { .. })), "{result:?}");
     assert_eq!((before, steps), (after, 2), "nothing but the zeros of the output, in two pieces");
 }
+
+#[test]
+fn work_that_takes_long_is_cut() {
+    let data: Vec<f32> = (0..256 * 16).map(|i| (i % 7) as f32 - 3.0).collect();
+    let products = |watchdog| {
+        let gpu = open(&GpuOptions { watchdog, ..GpuOptions::default() })?;
+        let x = gpu.upload(MatRef::new(&data, 256, 16).unwrap()).unwrap();
+        let mut recorder = gpu.record();
+        let y = recorder.gemm(1.0, &x, x.t()).unwrap();
+        let z = recorder.gemm(1.0, &y, &x).unwrap();
+        let (y, z) = (recorder.download(&y).unwrap(), recorder.download(&z).unwrap());
+        let planned = recorder.plan().steps.len() as u64 - 2;
+        let submission = recorder.submit().unwrap();
+        let counters = submission.counters();
+        submission.wait().unwrap();
+        assert_eq!(counters.dispatches, planned);
+        Some((counters.dispatches, counters.submissions, y.wait().unwrap(), z.wait().unwrap()))
+    };
+    // Two million flops each, at 2 10^11 a second.
+    let (Some(whole), Some(cut)) = (products(Duration::from_secs(1)), products(Duration::from_micros(1))) else {
+        return;
+    };
+    assert_eq!((whole.0, whole.1), (2, 1));
+    assert!(cut.0 > 4 && cut.1 > 4 && cut.1 <= cut.0, "{} dispatches, {} submissions", cut.0, cut.1);
+    assert_eq!((whole.2, whole.3), (cut.2, cut.3));
+}
+
+#[test]
+fn a_large_upload_arrives_in_parts() {
+    let Some(gpu) = open(&GpuOptions::default()) else { return };
+    let same = |x: &[i8], rows, cols| {
+        let on_device = gpu.upload(MatRef::new(x, rows, cols).unwrap()).unwrap();
+        let mut recorder = gpu.record();
+        let back = recorder.download(&on_device).unwrap();
+        recorder.submit().unwrap();
+        assert!(back.wait().unwrap() == x);
+    };
+    let data: Vec<i8> = (0..80_000_003_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as i8).collect();
+    // Rows of whole words, which lie one after the other, and others.
+    same(&data[..80_000_000], 40, 2_000_000);
+    same(&data[..40 * 1_000_003], 40, 1_000_003);
+}
+
+#[test]
+fn what_is_kept_for_reuse_is_what_was_used_last() {
+    let Some(gpu) = open(&GpuOptions { pool_bytes: 1024, ..GpuOptions::default() }) else { return };
+    let upload = |words: usize| gpu.upload(MatRef::from_row(&vec![0_u32; words])).unwrap();
+    drop([64; 4].map(upload));
+    assert_eq!(gpu.memory(), (0, 1024));
+    drop(upload(128));
+    assert_eq!(gpu.memory(), (0, 1024));
+    let again = upload(128);
+    assert_eq!(gpu.memory(), (512, 512));
+    drop(again);
+    // More than is kept.
+    drop(upload(512));
+    assert_eq!(gpu.memory(), (0, 1024));
+}
+
+#[test]
+fn a_device_with_few_bindings() {
+    if open(&GpuOptions::default()).is_none() {
+        return;
+    }
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default())).unwrap();
+    let mut limits = adapter.limits();
+    limits.max_storage_buffers_per_shader_stage = 3;
+    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..wgpu::DeviceDescriptor::default() };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    let gpu = Gpu::from_parts(device, queue, &GpuOptions::default());
+    let x = gpu.upload(MatRef::from_row(&[3.0_f32])).unwrap();
+    let mut recorder = gpu.record();
+    // Three matrices, and four.
+    recorder.gemm(1.0, &x, &x).unwrap();
+    let refused = recorder.adam(&x, &x, 0.0).unwrap_err();
+    assert!(matches!(refused, Error::Limit { needed: 4, limit: 3, .. }), "{refused}");
+}

@@ -54,11 +54,12 @@ pub(crate) fn open(options: &GpuOptions) -> Option<Gpu> {
     }
 }
 
-/// The device as it is, a small one, and one that lacks nothing but workgroups, so that its dispatches are cut in every
-/// direction; shared by all tests, so that each kernel is compiled once.
+/// The device as it is, a small one, and one that lacks nothing but workgroups and time, so that its dispatches and
+/// submissions are cut in every direction; shared by all tests, so that each kernel is compiled once.
 pub(crate) fn devices() -> &'static [Gpu] {
     static DEVICES: LazyLock<Vec<Gpu>> = LazyLock::new(|| {
-        let few = GpuOptions { max_workgroups: Some(3), ..GpuOptions::default() };
+        let watchdog = Duration::from_micros(1);
+        let few = GpuOptions { max_workgroups: Some(3), watchdog, ..GpuOptions::default() };
         // Sizes out of a fuzzer's hat are to meet this limit, not that of the machine.
         let limited = |options: GpuOptions| open(&GpuOptions { max_memory: Some(1 << 28), ..options });
         [GpuOptions::default(), small(), few].into_iter().filter_map(limited).collect()

@@ -54,6 +54,20 @@ proptest! {
 }
 
 #[test]
+fn what_is_not_a_number_stays_visible() {
+    for gpu in devices() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let g = gpu.upload(MatRef::new(&[1.0, bad, 2.0, 3.0], 2, 2).unwrap()).unwrap();
+            let mut recorder = gpu.record();
+            let q = recorder.newton_schulz(&g, &[CUBIC], 1e-7).unwrap();
+            let q = recorder.download(&q).unwrap();
+            recorder.submit().unwrap();
+            assert!(q.wait().unwrap().iter().any(|x| x.is_nan()), "{bad}");
+        }
+    }
+}
+
+#[test]
 fn of_another_device() {
     let [one, other, ..] = devices() else { return };
     let g = one.upload(MatRef::from_row(&[1.0_f32])).unwrap();

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use ascribe_gpu::kernel::{Access, KERNELS, Kernel};
-use ascribe_gpu::shader::{Target, preprocess};
+use ascribe_gpu::shader::{SUBGROUPS, Target, preprocess};
 use naga::back::{glsl, hlsl, msl, spv, wgsl};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
@@ -59,9 +59,15 @@ fn translate(kernel: &Kernel, flags: &[&str], constants: &[(&str, u32)]) -> Vec<
     let spirv = spv::write_vec(&module, &info, &options, Some(&spirv)).expect("SPIR-V");
     let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
     msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect("MSL");
-    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_0, ..hlsl::Options::default() };
-    let pipeline = hlsl::PipelineOptions::default();
-    hlsl::Writer::new(String::new(), &options, &pipeline).write(&module, &info, None).expect("HLSL");
+    // Of both compilers for DX12; the old one knows no subgroups.
+    for shader_model in [hlsl::ShaderModel::V6_0, hlsl::ShaderModel::V5_1] {
+        if shader_model == hlsl::ShaderModel::V6_0 || !flags.contains(&SUBGROUPS) {
+            let options = hlsl::Options { shader_model, ..hlsl::Options::default() };
+            let pipeline = hlsl::PipelineOptions::default();
+            let written = hlsl::Writer::new(String::new(), &options, &pipeline).write(&module, &info, None);
+            written.unwrap_or_else(|e| panic!("{what}: HLSL {shader_model:?}: {e}"));
+        }
+    }
     let options = glsl::Options { version: glsl::Version::Desktop(430), ..glsl::Options::default() };
     let pipeline = glsl::PipelineOptions { shader_stage: stage, entry_point: entry, multiview: None };
     let mut out = String::new();
