@@ -191,7 +191,11 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// When the parameter is missing or no count.
     pub fn count(&self, name: &str) -> Result<usize, Failure> {
-        self.param(name, "a count", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
+        // A writer may know no integers: 5.0 is a count too.
+        let whole = |x: f64| (x.fract() == 0.0 && (0.0..9.0e15).contains(&x)).then_some(x as u64);
+        self.param(name, "a count", |v| {
+            v.as_u64().or_else(|| v.as_f64().and_then(whole)).and_then(|n| n.try_into().ok())
+        })
     }
 
     /// A number.
@@ -267,6 +271,8 @@ pub struct Output {
     pub condition: f64,
     /// As [`Outputs::with_magnitude`] says.
     pub magnitude: f64,
+    /// Whether a case may leave it out.
+    pub optional: bool,
 }
 
 /// What a handler computed, in the order in which it is reported.
@@ -315,7 +321,20 @@ impl Outputs {
     /// Adds an output.
     pub(super) fn with(mut self, name: &str, shape: &[usize], values: Values) -> Self {
         let Self { condition, magnitude, .. } = self;
-        self.computed.push(Output { name: name.to_owned(), shape: shape.to_vec(), values, condition, magnitude });
+        self.computed.push(Output {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            values,
+            condition,
+            magnitude,
+            optional: false,
+        });
+        self
+    }
+
+    /// Says that a case may leave out the output that was added last.
+    pub fn optional(mut self) -> Self {
+        self.computed.iter_mut().next_back().into_iter().for_each(|output| output.optional = true);
         self
     }
 

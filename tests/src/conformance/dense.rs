@@ -37,7 +37,7 @@ fn gaussian<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let unscaled = Projection::<Normals>::new(&identifier, row0 + rows, col0 + cols, Scale::None)?;
     let mut entries = vec![0.0_f32; rows * cols];
     unscaled.block(MatMut::new(&mut entries, rows, cols)?, row0, col0)?;
-    Ok(outputs.floats("entries_f32", &[rows, cols], &entries))
+    Ok(outputs.floats("entries_f32", &[rows, cols], &entries).optional())
 }
 
 fn block_of(inputs: &Inputs<'_>) -> Result<[usize; 4], Failure> {
@@ -61,6 +61,7 @@ fn projection<T: Real, E: Entries>(inputs: &Inputs<'_>, largest: f64) -> Result<
     Ok(Outputs::new()
         .integers("key", &[2], sketch.key().map(i64::from))
         .floats("matrix", &[rows, cols], &matrix)
+        .optional()
         .with_magnitude(largest * sketch.factor() * largest_sum(x))
         .floats("y", &[x.rows(), rows], &y)
         .with_magnitude(0.0))

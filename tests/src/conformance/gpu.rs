@@ -50,7 +50,7 @@ pub(super) fn compute(record: Record, twin: Handler, inputs: &Inputs<'_>) -> Res
         values.extend(download.wait()?);
     }
     let mut outputs = Outputs::new();
-    for Output { name, shape, condition, magnitude, .. } in twin(inputs)?.computed {
+    for Output { name, shape, condition, magnitude, optional, .. } in twin(inputs)?.computed {
         outputs = match values.remove(name.as_str()) {
             None => outputs.without(&name, "has no kernel"),
             Some(values) => {
@@ -61,7 +61,8 @@ pub(super) fn compute(record: Record, twin: Handler, inputs: &Inputs<'_>) -> Res
                 if len != shape.iter().product::<usize>() {
                     return fail(format!("{name}: {len} elements instead of {shape:?}"));
                 }
-                outputs.with_condition(condition).with_magnitude(magnitude).with(&name, &shape, values)
+                let outputs = outputs.with_condition(condition).with_magnitude(magnitude).with(&name, &shape, values);
+                if optional { outputs.optional() } else { outputs }
             }
         };
     }
@@ -106,11 +107,11 @@ impl Download {
                         values[side].extend(ranked.iter().flatten().map(|ranked| ranked.score));
                     }
                 }
-                // As on the CPU: the format has no NaN or infinity among expected values.
-                let finite = values.iter().flatten().all(|score: &f32| score.is_finite());
                 let indices = ["largest", "smallest"].into_iter().zip(indices.map(Values::Integer));
-                let values = ["largest_values", "smallest_values"].into_iter().zip(values.map(floats));
-                indices.chain(values.filter(|_| finite)).collect()
+                // As on the CPU: the format has no NaN or infinity among expected values.
+                let values = ["largest_values", "smallest_values"].into_iter().zip(values);
+                let values = values.filter(|(_, scores)| scores.iter().all(|score| score.is_finite()));
+                indices.chain(values.map(|(name, scores)| (name, floats(scores)))).collect()
             }
         })
     }

@@ -3,7 +3,7 @@
 use ascribe_core::derivative::Reduction;
 use ascribe_core::metric::pearson;
 use ascribe_core::{MatMut, MatRef, Real};
-use ascribe_solvers::inverse::{Explicit, Solve};
+use ascribe_solvers::inverse::{Explicit, ExplicitSpectrum, Solve};
 use ascribe_solvers::network::{Activation, Linearized, Loss, Mlp, Targets};
 use ascribe_solvers::parallel::Parallelism::Serial;
 use ascribe_solvers::train::Newton;
@@ -32,6 +32,8 @@ fn logistic_regression_loo<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Fail
     let test = Linearized::new(&net, &theta, x_test.matrix()?, Targets::Classes(&y_test), Reduction::Mean, Serial)?;
     let mut gradients = vec![T::ZERO; n * params];
     train.per_example_gradients(MatMut::new(&mut gradients, n, params)?)?;
+    let spectrum = ExplicitSpectrum::new(&train.hessian(), Serial)?;
+    let [least, most] = [0, spectrum.eigenvalues().len() - 1].map(|i| spectrum.eigenvalues()[i] + lambda);
     let hessian = Explicit { damping: lambda, ..Explicit::default() }.prepare(&train.hessian())?;
     let mut change = vec![T::ZERO; n * params];
     hessian.solve(MatMut::new(&mut change, n, params)?, MatRef::new(&gradients, n, params)?)?;
@@ -62,11 +64,16 @@ fn logistic_regression_loo<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Fail
     let correlations: Vec<f64> = (0..tests)
         .map(|q| Ok(pearson(&influence[q * n..(q + 1) * n], &loo[q * n..(q + 1) * n])?.value))
         .collect::<Result<_, Failure>>()?;
+    // An optimum moves by its gradient's error over the curvature, and so does a solution; losses are differences.
+    let size = before.iter().fold(0.0_f64, |most, loss| most.max(loss.to_f64()));
     Ok(Outputs::new()
+        .with_condition(most / least)
         .floats("theta", &[params], &theta)
         .floats("influence_theta", &[n, params], &change)
         .floats("influence", &[tests, n], &influence)
         .floats("theta_loo", &[n, params], &theta_loo)
+        .with_magnitude(size)
         .floats("loo", &[tests, n], &loo)
+        .with_magnitude(0.0)
         .floats("pearson", &[tests], &correlations))
 }

@@ -280,6 +280,7 @@ fn factors_of<T: Real, F: Fisher>(inputs: &Inputs<'_>, fisher: &F) -> Result<Out
         outputs = outputs
             .with_condition(1.0)
             .floats(&format!("a{l}"), &[cols, cols], a.as_span())
+            .with_condition(problem.condition(&lin))
             .floats(&format!("g{l}"), &[rows, rows], g.as_span())
             .with_condition(basis_condition(product, block, |s| s, |_| 1.0))
             .floats(&format!("ekfac_diag{l}"), &[block.dim()], &block.matrix_diagonal()?)

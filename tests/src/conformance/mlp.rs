@@ -84,6 +84,17 @@ impl<T: Real> Problem<T> {
         };
         Ok(Linearized::new(&self.net, &self.params, self.x.matrix()?, targets, self.reduction, Serial)?)
     }
+
+    /// What the loss magnifies: a logit is rounded at its own size, and a probability far from one half, or what it lacks
+    /// of one, changes by as much relative to itself.
+    pub(super) fn condition(&self, lin: &Linearized<'_, T>) -> f64 {
+        match self.net.loss() {
+            Loss::HalfMse | Loss::SumMse => 1.0,
+            Loss::CrossEntropy | Loss::Bce => {
+                1.0 + lin.outputs().flatten().fold(0.0, |most, z| z.abs().to_f64().max(most))
+            }
+        }
+    }
 }
 
 fn loss_grad<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
@@ -91,11 +102,11 @@ fn loss_grad<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let lin = problem.linearize()?;
     let output: Vec<T> = lin.outputs().flatten().copied().collect();
     let gradient = lin.gradient()?;
-    Ok(Outputs::new().float("loss", lin.loss()).floats("grad", &[gradient.len()], &gradient).floats(
-        "output",
-        &[lin.examples(), problem.net.outputs()],
-        &output,
-    ))
+    Ok(Outputs::new()
+        .floats("output", &[lin.examples(), problem.net.outputs()], &output)
+        .with_condition(problem.condition(&lin))
+        .float("loss", lin.loss())
+        .floats("grad", &[gradient.len()], &gradient))
 }
 
 fn per_example_grads<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
@@ -105,7 +116,11 @@ fn per_example_grads<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let mut grads = vec![T::ZERO; examples * params];
     lin.per_example_gradients(MatMut::new(&mut grads, examples, params)?)?;
     let losses: Vec<T> = lin.losses().collect();
-    Ok(Outputs::new().floats("losses", &[examples], &losses).floats("grads", &[examples, params], &grads))
+    Ok(Outputs::new().with_condition(problem.condition(&lin)).floats("losses", &[examples], &losses).floats(
+        "grads",
+        &[examples, params],
+        &grads,
+    ))
 }
 
 /// Applies an operator to the rows of `v`.
@@ -120,22 +135,25 @@ fn apply<T: Real>(op: &dyn LinOp<T>, v: &Tensor<T>) -> Result<Vec<T>, Failure> {
 fn hvp<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let problem = Problem::<T>::read(inputs, inputs.choice("reduction", &REDUCTIONS)?)?;
     let v = inputs.floats("v")?;
-    let out = apply(&problem.linearize()?.hessian(), &v)?;
-    Ok(Outputs::new().floats("hv", &v.shape, &out))
+    let lin = problem.linearize()?;
+    let out = apply(&lin.hessian(), &v)?;
+    Ok(Outputs::new().with_condition(problem.condition(&lin)).floats("hv", &v.shape, &out))
 }
 
 fn ggnvp<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let problem = Problem::<T>::read(inputs, inputs.choice("reduction", &REDUCTIONS)?)?;
     let v = inputs.floats("v")?;
-    let out = apply(&problem.linearize()?.gauss_newton(), &v)?;
-    Ok(Outputs::new().floats("gv", &v.shape, &out))
+    let lin = problem.linearize()?;
+    let out = apply(&lin.gauss_newton(), &v)?;
+    Ok(Outputs::new().with_condition(problem.condition(&lin)).floats("gv", &v.shape, &out))
 }
 
 fn empirical_fisher_vp<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let problem = Problem::<T>::read(inputs, inputs.choice("reduction", &REDUCTIONS)?)?;
     let v = inputs.floats("v")?;
-    let out = apply(&problem.linearize()?.empirical_fisher(), &v)?;
-    Ok(Outputs::new().floats("ev", &v.shape, &out))
+    let lin = problem.linearize()?;
+    let out = apply(&lin.empirical_fisher(), &v)?;
+    Ok(Outputs::new().with_condition(problem.condition(&lin)).floats("ev", &v.shape, &out))
 }
 
 /// The exact expectation over targets is the Gauss-Newton matrix; here through its factor, `r Psi^T Psi`, which is
@@ -153,5 +171,9 @@ fn true_fisher_dense<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let mut fisher = vec![T::ZERO; params * params];
     let out = MatMut::new(&mut fisher, params, params)?;
     ascribe_core::matmul::matmul(out, T::ZERO, lin.scale(), columns, columns.t())?;
-    Ok(Outputs::new().floats("fisher", &[params, params], MatRef::new(&fisher, params, params)?.as_span()))
+    Ok(Outputs::new().with_condition(problem.condition(&lin)).floats(
+        "fisher",
+        &[params, params],
+        MatRef::new(&fisher, params, params)?.as_span(),
+    ))
 }

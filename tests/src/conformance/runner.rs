@@ -261,11 +261,12 @@ fn evaluate(
     let claims_much = mode != Mode::F64 && computed.computed.iter().any(|output| output.condition > 1.0);
     let measured = if claims_much { sensitivity(&inputs, f64).max(1.0) } else { f64::INFINITY };
     let mut lines = Vec::new();
-    for Output { name, shape, values: got, condition, magnitude } in computed.computed {
+    for Output { name, shape, values: got, condition, magnitude, optional } in computed.computed {
         let longest = inputs.longest_sum();
         let condition = condition.min(measured);
         let rounding = if mode == Mode::F64 { 0.0 } else { tolerance::conformance_f32(longest, condition) };
         let verdict = match expected.remove(&name) {
+            None if optional => continue,
             None => Err(Failure("is computed, but the case expects no such output".into())),
             Some((want_shape, want)) => metadata
                 .tolerance(&name, rounding, magnitude)
@@ -344,6 +345,18 @@ mod tests {
         assert!(missing[1].1.contains("z is missing"), "{}", missing[1].1);
         let extra = verdicts(scaled, &[("z", [0.0, 0.0])]).unwrap();
         assert_eq!(kinds(&extra), ["FAIL", "FAIL"]);
+    }
+
+    #[test]
+    fn an_optional_output_may_be_left_out_and_is_compared_where_it_is_not() {
+        let handler: Handler = |inputs| {
+            let x = inputs.floats::<f64>("x")?;
+            Ok(scaled(inputs)?.floats("x", &x.shape, &x.data).optional())
+        };
+        assert_eq!(kinds(&verdicts(handler, &[("y", [3.0, 6.0])]).unwrap()), ["PASS"]);
+        assert_eq!(kinds(&verdicts(handler, &[("x", [1.0, 2.0]), ("y", [3.0, 6.0])]).unwrap()), ["PASS", "PASS"]);
+        assert_eq!(kinds(&verdicts(handler, &[("x", [1.0, 3.0]), ("y", [3.0, 6.0])]).unwrap()), ["PASS", "FAIL"]);
+        assert_eq!(kinds(&verdicts(handler, &[("x", [1.0, 2.0])]).unwrap()), ["FAIL", "PASS"]);
     }
 
     #[test]

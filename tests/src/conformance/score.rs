@@ -26,11 +26,12 @@ fn topk<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         outputs = outputs.integers(name, &[queries, k], best.iter().map(|ranked| ranked.index as i64));
         values.push((format!("{name}_values"), best.iter().map(|ranked| ranked.score).collect::<Vec<_>>()));
     }
-    // The format has no NaN or infinity among expected values: then neither list of values is part of the case.
-    if values.iter().all(|(_, scores)| scores.iter().all(|score| score.is_finite())) {
-        for (name, scores) in values {
-            outputs = outputs.floats(&name, &[queries, k], &scores);
-        }
+    // The format has no NaN or infinity among expected values. "Present when all of them are finite" leaves open of how
+    // many a list is left out by: its own, those of both lists, or all scores.
+    let plain = scores.data.iter().all(|score| score.is_finite());
+    for (name, scores) in values.into_iter().filter(|(_, scores)| scores.iter().all(|score| score.is_finite())) {
+        outputs = outputs.floats(&name, &[queries, k], &scores);
+        outputs = if plain { outputs } else { outputs.optional() };
     }
     Ok(outputs)
 }

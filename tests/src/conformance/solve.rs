@@ -117,6 +117,8 @@ fn neumann<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         damping: inputs.number("lambda")?,
         steps: inputs.count("steps")?,
         start: inputs.choice("x0", &starts)?,
+        // Exactly so many steps, wherever they lead.
+        divergence: f64::INFINITY,
         ..Neumann::default()
     };
     let op = Dense::new(a.matrix()?);
@@ -140,7 +142,9 @@ fn lissa<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
         _ => Lissa::stochastic_neumann(inputs.number("alpha")?, inputs.number("lambda")?, steps),
     };
     let op = OneExample(Dense::new(h.matrix()?));
-    let x = solve(&Lissa { batch: Batch::Full, ..options }.prepare(&op)?, &v)?;
+    // Exactly so many steps, wherever they lead.
+    let options = Lissa { batch: Batch::Full, divergence: f64::INFINITY, ..options };
+    let x = solve(&options.prepare(&op)?, &v)?;
     Ok(Outputs::new().with_condition(1.0 + steps as f64).floats("x", &v.shape, &x))
 }
 
