@@ -42,7 +42,8 @@ const POLAR_EXPRESS: [[f64; 3]; 8] = [
 ];
 
 impl Polynomials<'_> {
-    fn rows(&self) -> &[[f64; 3]] {
+    /// `(a, b, c)` of `a x + b x^3 + c x^5`, which is what a singular value becomes, step by step; the last one repeats.
+    pub fn coefficients(&self) -> &[[f64; 3]] {
         match self {
             Self::Muon => &[[3.4445, -4.7750, 2.0315]],
             Self::Cubic => &[[1.5, -0.5, 0.0]],
@@ -109,7 +110,7 @@ impl Orthogonalize<'_> {
         check_shape("columns", g.cols(), out.cols())?;
         check_rate("norm_epsilon", self.norm_epsilon)?;
         g.row_iter().try_for_each(|row| check_finite("matrix", row))?;
-        let Some(last) = self.polynomials.rows().last() else {
+        let Some(last) = self.polynomials.coefficients().last() else {
             return Err(CoreError::Empty { what: "polynomials" }.into());
         };
         let (m, n) = (g.rows(), g.cols());
@@ -127,7 +128,7 @@ impl Orthogonalize<'_> {
         let (mut gram, mut mixed, mut next) =
             (vec![T::ZERO; rows * rows], vec![T::ZERO; rows * rows], vec![T::ZERO; rows * cols]);
         for step in 0..self.steps {
-            let [a, b, c] = self.polynomials.rows().get(step).unwrap_or(last).map(T::from_f64);
+            let [a, b, c] = self.polynomials.coefficients().get(step).unwrap_or(last).map(T::from_f64);
             let view = MatRef::new(&x, rows, cols)?;
             matmul(MatMut::new(&mut gram, rows, rows)?, T::ZERO, T::ONE, view, view.t(), par)?;
             mixed.iter_mut().zip(&gram).for_each(|(mixed, &x)| *mixed = b * x);

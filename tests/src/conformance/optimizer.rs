@@ -94,18 +94,44 @@ fn orthogonalize<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let [m, n] = g.dims()?;
     let mut x = vec![T::ZERO; m * n];
     options.apply(MatMut::new(&mut x, m, n)?, g.matrix()?, Serial)?;
-    Ok(Outputs::new().with_condition(polar_condition(&g)?).floats("x", &g.shape, &x))
+    let singular_values = singular_values(&g)?;
+    let condition = polar_condition(&singular_values);
+    let magnitude = rounded_terms(&options, &singular_values, [m, n]);
+    Ok(Outputs::new().with_condition(condition).with_magnitude(magnitude).floats("x", &g.shape, &x))
+}
+
+fn singular_values<T: Real>(g: &Tensor<T>) -> Result<Vec<f64>, Failure> {
+    let wide: Vec<f64> = g.data.iter().map(|x| x.to_f64()).collect();
+    let [m, n] = g.dims()?;
+    Ok(svd(MatRef::new(&wide, m, n)?)?.s)
+}
+
+/// What the roundings of all steps come to: each is as large as the terms of its polynomial, which cancel, and the slopes
+/// of the polynomials after it magnify it.
+fn rounded_terms(options: &Orthogonalize<'_>, singular_values: &[f64], [m, n]: [usize; 2]) -> f64 {
+    let norm = singular_values.iter().map(|s| s * s).sum::<f64>().sqrt() + options.norm_epsilon;
+    let steps = options.polynomials.coefficients();
+    let steps: Vec<_> =
+        steps.iter().chain(std::iter::repeat(steps.last().unwrap_or(&[0.0; 3]))).take(options.steps).collect();
+    let through = |s: &f64| {
+        let (mut x, mut size) = (s / norm, s / norm);
+        for [a, b, c] in &steps {
+            let (x2, slope) = (x * x, a + x * x * (3.0 * b + 5.0 * c * x * x));
+            size = size * slope.abs() + x * (a.abs() + x2 * (b.abs() + x2 * c.abs()));
+            x = (x * (a + x2 * (b + x2 * c))).abs();
+        }
+        size
+    };
+    let scale = if options.scale { (m as f64 / n as f64).max(1.0).sqrt() } else { 1.0 };
+    singular_values.iter().filter(|s| **s > 0.0).map(through).fold(0.0, f64::max) * scale
 }
 
 /// The largest over the least singular value that is not rounding: what a polar factor magnifies a change of its matrix
 /// by at most, and each of the polynomials no more.
-fn polar_condition<T: Real>(g: &Tensor<T>) -> Result<f64, Failure> {
-    let wide: Vec<f64> = g.data.iter().map(|x| x.to_f64()).collect();
-    let [m, n] = g.dims()?;
-    let s = svd(MatRef::new(&wide, m, n)?)?.s;
+fn polar_condition(s: &[f64]) -> f64 {
     let largest = s.first().copied().unwrap_or(0.0);
     let least = s.iter().copied().filter(|s| *s > 1e-12 * largest).fold(largest, f64::min);
-    Ok(if largest > 0.0 { 1.0 + largest / least } else { 1.0 })
+    if largest > 0.0 { 1.0 + largest / least } else { 1.0 }
 }
 
 /// The gradients of a case: given, or of a quadratic at the point.
