@@ -1,7 +1,7 @@
 use ascribe_core::{LinOp, sketch};
 
 use super::SjltBuckets;
-use super::mask_gather::words;
+use super::mask_gather::{fetched, words};
 use super::sjlt::norm;
 use crate::device::Gpu;
 use crate::error::Error;
@@ -46,6 +46,9 @@ impl SjltBuckets {
         let place = |&entry: &u32| kept[(entry & !SIGN) as usize] | entry & SIGN;
         let entries: Vec<u32> = table.entries().iter().map(place).collect();
         let norm = grass.mask().factor() as f32 * norm(grass.sjlt().slots());
-        Self::new(gpu, table.starts(), &entries, LinOp::<f32>::dim_in(grass), norm)
+        let dim_in = LinOp::<f32>::dim_in(grass);
+        let mut buckets = Self::new(gpu, table.starts(), &entries, dim_in, norm)?;
+        buckets.fetched = fetched(&kept, dim_in);
+        Ok(buckets)
     }
 }

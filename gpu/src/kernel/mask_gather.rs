@@ -18,11 +18,21 @@ pub(super) static KERNEL: Kernel = Kernel {
 const LANES: usize = 64;
 const ROWS: usize = 4;
 
+/// Words that a device's memory delivers at once, a sector of 32 bytes; on some devices it is more.
+const SECTOR: u32 = 8;
+
+/// Words of a row that have to be fetched to read these of its coordinates, which ascend.
+pub(super) fn fetched(indices: &[u32], dim_in: usize) -> usize {
+    let sectors = indices.chunk_by(|a, b| a / SECTOR == b / SECTOR).count();
+    (sectors * SECTOR as usize).min(dim_in)
+}
+
 /// The coordinates that a mask keeps, on the device: [`sketch::Mask`]. Bytes: four for each.
 #[derive(Debug)]
 pub struct Mask {
     pub(super) indices: Matrix<u32>,
     dim_in: usize,
+    fetched: usize,
     factor: f32,
 }
 
@@ -34,7 +44,8 @@ impl Mask {
     pub fn upload<I: AsRef<[usize]>>(gpu: &Gpu, mask: &sketch::Mask<I>) -> Result<Self, Error> {
         let indices = words("mask on the device", mask.indices())?;
         let dim_in = LinOp::<f32>::dim_in(mask);
-        Ok(Self { indices: gpu.upload(MatRef::from_row(&indices))?, dim_in, factor: mask.factor() as f32 })
+        let (fetched, factor) = (fetched(&indices, dim_in), mask.factor() as f32);
+        Ok(Self { indices: gpu.upload(MatRef::from_row(&indices))?, dim_in, fetched, factor })
     }
 
     /// The number of coordinates there are.
@@ -47,9 +58,11 @@ impl Mask {
         self.indices.cols()
     }
 
-    /// What the kept coordinates of `rows` rows cost: each is read and written once, and a product each.
+    /// What the kept coordinates of `rows` rows cost: a product each; each is written once, and every sector of 32 bytes
+    /// that holds one is read once, because a device's memory delivers no less.
     pub fn cost(&self, rows: usize) -> Cost {
-        let bytes = sum(&[&[8, rows, self.dim_out()]]).saturating_add(self.indices.bytes());
+        let moved = sum(&[&[4, rows, self.fetched], &[4, rows, self.dim_out()]]);
+        let bytes = moved.saturating_add(self.indices.bytes());
         Cost { flops: sum(&[&[rows, self.dim_out()]]), bytes, workgroup_bytes: 0 }
     }
 }
@@ -64,8 +77,7 @@ impl Recorder {
     /// The kept coordinates of each row, `[n, p]` to `[n, k]`, times the mask's factor: [`sketch::Mask`], and with the
     /// same bits.
     ///
-    /// One dispatch for each run of rows that lie in one piece of the input and of the output. Cost: [`Mask::cost`];
-    /// kept coordinates that lie far apart are read in whole sectors of the device's memory, of 32 bytes or more.
+    /// One dispatch for each run of rows that lie in one piece of the input and of the output. Cost: [`Mask::cost`].
     /// Workgroup memory: none.
     ///
     /// # Errors

@@ -14,8 +14,9 @@ pub(super) static KERNEL: Kernel = Kernel {
     constants: &[&[]],
 };
 
-/// Buckets that a workgroup computes.
+/// Buckets, and rows, that a workgroup computes.
 const LANES: usize = 64;
+const ROWS: usize = 4;
 
 /// The table of a sparse transform on the device, [`sketch::SjltBuckets`]: upload once, use for every batch.
 ///
@@ -26,6 +27,8 @@ pub struct SjltBuckets {
     entries: Matrix<u32>,
     dim_in: usize,
     dim_out: usize,
+    /// Words of a row that have to be fetched to read what the entries name.
+    pub(super) fetched: usize,
     norm: f32,
 }
 
@@ -50,20 +53,19 @@ impl SjltBuckets {
         Ok(Self::from_device(starts, entries, dim_in, norm))
     }
 
-    /// With a table that is on the device, or will be when it is used.
+    /// With a table that is on the device, or will be when it is used, and in which every coordinate occurs.
     pub(super) fn from_device(starts: Matrix<u32>, entries: Matrix<u32>, dim_in: usize, norm: f32) -> Self {
         let dim_out = starts.cols().saturating_sub(1);
-        Self { starts, entries, dim_in, dim_out, norm }
+        Self { starts, entries, dim_in, dim_out, fetched: dim_in, norm }
     }
 
-    /// What the sketch of `rows` rows costs: `n p s` additions; input, output and table once.
+    /// What the sketch of `rows` rows costs: `n p s` additions; output and table once, and once every sector of 32 bytes
+    /// of the input that holds a coordinate of the table, because a device's memory delivers no less. What is read again
+    /// is to come from its cache: the table for every four rows, and a sector for each of its coordinates.
     pub fn cost(&self, rows: usize) -> Cost {
-        let entries = self.entries.cols();
-        // Of coordinates that a mask leaves out, there are no entries.
-        let read = entries.min(self.dim_in);
-        let moved = sum(&[&[4, rows, read], &[4, rows, self.dim_out]]);
+        let moved = sum(&[&[4, rows, self.fetched], &[4, rows, self.dim_out]]);
         let bytes = moved.saturating_add(self.entries.bytes() + self.starts.bytes());
-        Cost { flops: sum(&[&[rows, entries]]), bytes, workgroup_bytes: 0 }
+        Cost { flops: sum(&[&[rows, self.entries.cols()]]), bytes, workgroup_bytes: 0 }
     }
 }
 
@@ -77,7 +79,10 @@ impl Recorder {
     /// bucket is one sum in the same order and signs only negate.
     ///
     /// One dispatch for each run of rows that lie in one piece of the input and of the output.
-    /// Cost: [`SjltBuckets::cost`]. Workgroup memory: none.
+    /// Workgroup memory: none. Cost: [`SjltBuckets::cost`]; but neighbouring coordinates go to different buckets, so from
+    /// the device's cache to its processors a sector of 32 bytes moves for every 4 that are added. Where that cache has
+    /// `r` times the bandwidth of memory, a transform of all coordinates to `s` slots each thus reaches about `r / (8 s)`
+    /// of the latter at most, and takes `8 s / r` times [`Cost::seconds`] or longer.
     ///
     /// # Errors
     /// [`Error::Core`] when the columns are not the transform's; [`Error::Foreign`].
@@ -90,13 +95,15 @@ impl Recorder {
         let y = Matrix::new(self.gpu(), x.rows(), sjlt.dim_out)?;
         for run in runs(x.rows(), [x.chunk_rows(), y.chunk_rows()]) {
             let [(x_chunk, x_row), (y_chunk, y_row)] = run.at;
+            let sizes = [sjlt.dim_in, sjlt.dim_out, run.rows, x_row, y_row].map(|size| size as u32);
+            let [dim_in, dim_out, rows, x_row, y_row] = sizes;
             self.dispatch(&Dispatch {
                 kernel: &KERNEL,
                 flags: &[],
                 constants: &[],
-                params: &[sjlt.dim_in as u32, sjlt.dim_out as u32, x_row as u32, y_row as u32, sjlt.norm.to_bits()],
+                params: &[dim_in, dim_out, rows, x_row, y_row, sjlt.norm.to_bits()],
                 bindings: [sjlt.starts.chunk(0), sjlt.entries.chunk(0), x.chunk(x_chunk), y.chunk(y_chunk)],
-                groups: [sjlt.dim_out.div_ceil(LANES) as u64, run.rows as u64, 1],
+                groups: [sjlt.dim_out.div_ceil(LANES) as u64, run.rows.div_ceil(ROWS) as u64, 1],
             })?;
         }
         self.spend(sjlt.cost(x.rows()));

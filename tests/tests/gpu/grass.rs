@@ -43,12 +43,14 @@ proptest! {
 }
 
 #[test]
-fn only_what_is_kept_is_read() {
+fn only_sectors_of_what_is_kept_are_read() {
     let Some(gpu) = devices().first() else { return };
-    let mask = Mask::new([1, 3], 100, MaskScale::None).unwrap();
-    let grass = Grass::new(mask, SjltTable::new(7, 1, &[0, 6], &[1, 1]).unwrap()).unwrap();
-    let cost = SjltBuckets::grass(gpu, &grass).unwrap().cost(10);
-    assert_eq!((cost.flops, cost.bytes), (20, 4 * 10 * (2 + 7) + 4 * (2 + 8)));
+    for (kept, fetched) in [([1, 3], 8), ([1, 50], 16)] {
+        let mask = Mask::new(kept, 100, MaskScale::None).unwrap();
+        let grass = Grass::new(mask, SjltTable::new(7, 1, &[0, 6], &[1, 1]).unwrap()).unwrap();
+        let cost = SjltBuckets::grass(gpu, &grass).unwrap().cost(10);
+        assert_eq!((cost.flops, cost.bytes), (20, 4 * 10 * (fetched + 7) + 4 * (2 + 8)));
+    }
 }
 
 #[test]

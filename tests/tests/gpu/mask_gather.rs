@@ -42,12 +42,15 @@ proptest! {
 #[test]
 fn what_it_costs() {
     let Some(gpu) = devices().first() else { return };
-    let mask = Mask::upload(gpu, &CoreMask::new([1, 5, 6], 8, MaskScale::None).unwrap()).unwrap();
-    let mut recorder = gpu.record();
-    let x = recorder.zeros(10, 8).unwrap();
-    recorder.mask_gather(&mask, &x).unwrap();
-    assert_eq!(recorder.cost(), mask.cost(10));
-    assert_eq!((recorder.cost().flops, recorder.cost().bytes), (30, 2 * 4 * 30 + 12));
+    // In two sectors of eight words, and two again of a row of which they are almost all.
+    for (indices, dim_in, fetched) in [([1, 5, 24], 32, 16), ([1, 5, 8], 9, 9)] {
+        let mask = Mask::upload(gpu, &CoreMask::new(indices, dim_in, MaskScale::None).unwrap()).unwrap();
+        let mut recorder = gpu.record();
+        let x = recorder.zeros(10, dim_in).unwrap();
+        recorder.mask_gather(&mask, &x).unwrap();
+        assert_eq!(recorder.cost(), mask.cost(10));
+        assert_eq!((recorder.cost().flops, recorder.cost().bytes), (30, 4 * 10 * (fetched + 3) + 12));
+    }
 }
 
 #[test]

@@ -7,16 +7,13 @@ use ascribe_core::{Error as CoreError, MatRef};
 use ascribe_gpu::{Error, SjltBuckets};
 use proptest::prelude::*;
 
+use crate::common::{bits, compute};
 use crate::devices;
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
 
 proptest! {
     #[test]
     fn the_bits_of_core(
-        n in prop::sample::select(vec![0, 1, 2, 5, 31, 64]),
+        n in prop::sample::select(vec![0, 1, 3, 4, 5, 31, 64]),
         p in prop::sample::select(vec![0, 1, 3, 64, 97, 127]),
         k in prop::sample::select(vec![1, 2, 63, 64, 65, 193]),
         slots in 1_usize..3,
@@ -35,6 +32,9 @@ proptest! {
             let y = recorder.sjlt(&sjlt, &x).unwrap();
             let cost = recorder.cost();
             prop_assert_eq!(cost.flops, (n * p * slots) as u64);
+            if p > 0 {
+                prop_assert_eq!(cost.bytes, 4 * (n * p + n * k + p * slots + k + 1) as u64);
+            }
             let y = recorder.download(&y).unwrap();
             let counters = recorder.submit().unwrap().counters();
             prop_assert!(counters.passes <= counters.submissions);
@@ -43,6 +43,23 @@ proptest! {
                 prop_assert_eq!(counters.dispatches, u64::from(n * p > 0));
             }
             prop_assert_eq!(&bits(&y.wait().unwrap()), &expected);
+        }
+    }
+}
+
+/// Buckets with as many entries as are taken at a time, and one more and less: what is read beyond the end adds nothing.
+#[test]
+fn ends_of_buckets() {
+    let buckets = [0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4, 0];
+    let table = SjltTable::new(6, 1, &buckets, &[1, -1].repeat(8)).unwrap().by_bucket().unwrap();
+    let infinities = std::array::from_fn(|i| [f32::INFINITY, f32::NEG_INFINITY][i % 2]);
+    for data in [[0.0_f32; 16], [-0.0; 16], [1.0; 16], infinities] {
+        let x = MatRef::from_row(&data);
+        let expected = bits(&apply_alloc(&table, x).unwrap());
+        for gpu in devices() {
+            let (sjlt, x) = (SjltBuckets::upload(gpu, &table).unwrap(), gpu.upload(x).unwrap());
+            let (y, _) = compute(gpu, |recorder| recorder.sjlt(&sjlt, &x));
+            assert_eq!(bits(&y), expected, "{data:?}");
         }
     }
 }
