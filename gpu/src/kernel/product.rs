@@ -31,7 +31,10 @@ pub(super) fn subgroups(device: &Capabilities, tile: &Tile) -> bool {
     device.subgroups.is_some_and(|(min, max)| min == max && fits(min))
 }
 
-/// The workgroup memory of its panels.
+/// The workgroup memory that a kernel takes for a tile.
+pub(super) type TileBytes = fn(&Tile) -> u32;
+
+/// That of the panels of `shaders/shared/product.wgsl`.
 pub(super) fn workgroup_bytes(&[(_, wide), (_, high), (_, depth)]: &Tile) -> u32 {
     16 * depth * (wide + 2 * high)
 }
@@ -48,11 +51,16 @@ pub(super) fn fits(device: &Capabilities, bytes: u32, tile: &Tile) -> bool {
 
 /// The largest tile that the device can hold and that leaves it enough to do; `sizes` as in [`groups`].
 pub(super) fn select(device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
-    let fitting = || TILES.iter().filter(|tile| fits(device, workgroup_bytes(tile), tile));
+    select_by(workgroup_bytes, device, sizes)
+}
+
+/// As [`select`], for panels that take as many bytes as `bytes` says.
+pub(super) fn select_by(bytes: TileBytes, device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
+    let fitting = || TILES.iter().filter(|tile| fits(device, bytes(tile), tile));
     let fills = |tile: &&Tile| groups(tile, sizes).iter().product::<u64>() >= ENOUGH as u64;
     // The last tile only for want of memory: its panels are too flat to be fast.
     let smallest = || fitting().take_while(|tile| tile[2].1 > 4).last().or(fitting().next());
-    fitting().find(fills).or_else(smallest).ok_or_else(|| too_little(device, workgroup_bytes(&TILES[3])))
+    fitting().find(fills).or_else(smallest).ok_or_else(|| too_little(device, bytes(&TILES[3])))
 }
 
 /// The device has not enough workgroup memory for any tile.
