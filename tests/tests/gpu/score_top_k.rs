@@ -188,6 +188,26 @@ fn chunks_that_grow() {
     }
 }
 
+/// Batches that bring no candidate for a side leave its list, and what later rows are measured by, as they are.
+#[test]
+fn batches_without_candidates() {
+    for gpu in devices() {
+        let batches =
+            [[4.0_f32, -4.0, 3.0, -3.0], [0.5, 1.0, 2.0, -2.0], [0.0; 4], [5.0, 0.0, 3.0, -1.0], [0.0, 9.0, 1.0, 3.5]];
+        let queries = upload(gpu, &[1.0, 0.5], 2, 1);
+        let mut recorder = gpu.record();
+        let mut best = recorder.selection(2, 2, 2).unwrap();
+        for (i, batch) in batches.iter().enumerate() {
+            let rows = upload(gpu, batch, 4, 1);
+            recorder.score_top_k(&mut best, 4 * i, &rows, &queries, &Scorer::default()).unwrap();
+        }
+        let best = recorder.download_best(&best).unwrap();
+        recorder.submit().unwrap();
+        let scores: Vec<f32> = batches.iter().flatten().flat_map(|x| [*x, 0.5 * x]).collect();
+        check_exact(&best.wait().unwrap(), MatRef::new(&scores, 20, 2).unwrap(), [2, 2]).unwrap();
+    }
+}
+
 #[test]
 fn what_it_costs() {
     let Some(gpu) = devices().first() else { return };
