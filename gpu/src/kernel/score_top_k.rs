@@ -10,8 +10,9 @@ use crate::error::{Error, check_limit, check_shape};
 use crate::matrix::{Binding, Matrix, Run, WHOLE, runs};
 use crate::recorder::{Dispatch, Recorder};
 
-/// For up to 4 queries, and up to 8, where reading the rows is all that counts: many rows, and no lane without one.
-pub(super) static NARROW: [Tile; 2] = [tile(1, 32, 8), tile(2, 16, 16)];
+/// For up to 4, 8, 16 and 32 queries, where reading the rows is all that counts: many rows, and at least half of the
+/// lanes with a query.
+pub(super) static NARROW: [Tile; 4] = [tile(1, 32, 8), tile(2, 16, 16), tile(4, 16, 16), tile(8, 16, 16)];
 
 pub(super) static KERNEL: Kernel = Kernel {
     name: "score_top_k",
@@ -23,7 +24,7 @@ pub(super) static KERNEL: Kernel = Kernel {
         &["HALVES", "B_TRANSPOSED"],
         &["HALVES", "BF16", "B_TRANSPOSED"],
     ],
-    constants: &[&NARROW[0], &NARROW[1], &TILES[0], &TILES[1], &TILES[2], &TILES[3]],
+    constants: &[&NARROW[0], &NARROW[1], &NARROW[2], &NARROW[3], &TILES[0], &TILES[1], &TILES[2], &TILES[3]],
 };
 
 /// Bytes of candidates at most.

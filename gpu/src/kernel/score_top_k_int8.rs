@@ -21,7 +21,7 @@ pub(super) static KERNEL: Kernel = Kernel {
         Access::Write,
     ],
     variants: &[&[]],
-    constants: &[&NARROW[0], &NARROW[1], &TILES[0], &TILES[1], &TILES[2], &TILES[3]],
+    constants: &[&NARROW[0], &NARROW[1], &NARROW[2], &NARROW[3], &TILES[0], &TILES[1], &TILES[2], &TILES[3]],
 };
 
 pub(super) static QUERIES: Kernel = Kernel {

@@ -165,13 +165,21 @@ fn what_is_not_finite() {
     }
 }
 
-/// The largest tile whose panels of codes fit, when there are enough rows and queries.
+/// The narrowest tile for few queries; for many, and enough rows, the largest one whose panels of codes fit.
 #[test]
 fn every_tile() {
     let (n, d) = (4096, 3);
     let codes = (0..n * d).map(|i| (i * 7 % 31) as i8 - 15).collect();
     let rows = Rows { codes, scales: vec![1.0; n], n, d, block: d };
-    for (bytes, q, tile) in [(16 << 10, 512, [16, 16, 16]), (12 << 10, 256, [16, 8, 16]), (8 << 10, 40, [8, 4, 16])] {
+    for (bytes, q, tile) in [
+        (16 << 10, 4, [1, 32, 8]),
+        (16 << 10, 8, [2, 16, 16]),
+        (16 << 10, 16, [4, 16, 16]),
+        (16 << 10, 32, [8, 16, 16]),
+        (16 << 10, 512, [16, 16, 16]),
+        (12 << 10, 256, [16, 8, 16]),
+        (8 << 10, 32, [8, 4, 16]),
+    ] {
         let Some(gpu) = open(&GpuOptions { max_workgroup_bytes: Some(bytes), ..GpuOptions::default() }) else { return };
         let queries: Vec<f32> = (0..q * d).map(|i| if i % d == 0 { LARGEST } else { (i % 201) as f32 }).collect();
         let score = |at: usize| {
