@@ -44,12 +44,18 @@ pub(super) fn groups(&[(_, wide), (_, high), _]: &Tile, [cols, rows, products]: 
     [(cols as u64).div_ceil(u64::from(wide) * 4), (rows as u64).div_ceil(u64::from(high) * 8), products as u64]
 }
 
+/// The elements that are computed, with those beyond the edges of the products.
+fn covered(tile: &Tile, sizes: [usize; 3]) -> u64 {
+    groups(tile, sizes).iter().product::<u64>() * u64::from(32 * tile[0].1 * tile[1].1)
+}
+
 /// Whether a device can hold a tile that takes so much workgroup memory.
 pub(super) fn fits(device: &Capabilities, bytes: u32, tile: &Tile) -> bool {
     bytes <= device.max_workgroup_bytes && tile[0].1 * tile[1].1 <= device.max_invocations
 }
 
-/// The largest tile that the device can hold and that leaves it enough to do; `sizes` as in [`groups`].
+/// The largest tile that the device can hold, that leaves it enough to do, and that computes at most a quarter more than
+/// the smallest one would; `sizes` as in [`groups`]. No bit depends on it.
 pub(super) fn select(device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
     select_by(workgroup_bytes, device, sizes)
 }
@@ -57,10 +63,14 @@ pub(super) fn select(device: &Capabilities, sizes: [usize; 3]) -> Result<&'stati
 /// As [`select`], for panels that take as many bytes as `bytes` says.
 pub(super) fn select_by(bytes: TileBytes, device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
     let fitting = || TILES.iter().filter(|tile| fits(device, bytes(tile), tile));
-    let fills = |tile: &&Tile| groups(tile, sizes).iter().product::<u64>() >= ENOUGH as u64;
+    let busy = |tile: &Tile| groups(tile, sizes).iter().product::<u64>() >= ENOUGH as u64;
+    let full = |tile: &Tile| 4 * covered(tile, sizes) <= 5 * covered(&TILES[3], sizes);
     // The last tile only for want of memory: its panels are too flat to be fast.
     let smallest = || fitting().take_while(|tile| tile[2].1 > 4).last().or(fitting().next());
-    fitting().find(fills).or_else(smallest).ok_or_else(|| too_little(device, bytes(&TILES[3])))
+    fitting()
+        .find(|tile| busy(tile) && full(tile))
+        .or_else(smallest)
+        .ok_or_else(|| too_little(device, bytes(&TILES[3])))
 }
 
 /// The device has not enough workgroup memory for any tile.
