@@ -62,15 +62,18 @@ pub(super) fn select(device: &Capabilities, sizes: [usize; 3]) -> Result<&'stati
 
 /// As [`select`], for panels that take as many bytes as `bytes` says.
 pub(super) fn select_by(bytes: TileBytes, device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
-    let fitting = || TILES.iter().filter(|tile| fits(device, bytes(tile), tile));
+    let tiles = fitting(bytes, device)?;
     let busy = |tile: &Tile| groups(tile, sizes).iter().product::<u64>() >= ENOUGH as u64;
     let full = |tile: &Tile| 4 * covered(tile, sizes) <= 5 * covered(&TILES[3], sizes);
-    // The last tile only for want of memory: its panels are too flat to be fast.
-    let smallest = || fitting().take_while(|tile| tile[2].1 > 4).last().or(fitting().next());
-    fitting()
-        .find(|tile| busy(tile) && full(tile))
-        .or_else(smallest)
-        .ok_or_else(|| too_little(device, bytes(&TILES[3])))
+    Ok(tiles.iter().find(|tile| busy(tile) && full(tile)).unwrap_or(&tiles[tiles.len() - 1]))
+}
+
+/// The tiles that the device can hold, the largest first: at least one. The flat one only for want of memory: its panels
+/// are too flat to be fast.
+pub(super) fn fitting(bytes: TileBytes, device: &Capabilities) -> Result<&'static [Tile], Error> {
+    let flat = TILES.len() - 1;
+    let first = TILES.iter().position(|tile| fits(device, bytes(tile), tile));
+    first.map(|first| &TILES[first..flat.max(first + 1)]).ok_or_else(|| too_little(device, bytes(&TILES[flat])))
 }
 
 /// The device has not enough workgroup memory for any tile.
