@@ -14,7 +14,7 @@ pub(super) const fn tile(wide: u32, high: u32, depth: u32) -> Tile {
 /// hardly any workgroup memory.
 pub(super) static TILES: [Tile; 4] = [tile(16, 16, 16), tile(16, 8, 16), tile(8, 4, 16), tile(8, 4, 4)];
 
-/// Workgroups from which on a device has enough to do: a large tile is taken when there are so many.
+/// Workgroups below which a device has too little to do: sums are cut to have so many. Bits depend on it.
 pub(super) const ENOUGH: usize = 128;
 
 /// Fours of neighbours are loaded at once.
@@ -55,7 +55,11 @@ pub(super) fn fits(device: &Capabilities, bytes: u32, tile: &Tile) -> bool {
 }
 
 /// The largest tile that the device can hold, that leaves it enough to do, and that computes at most a quarter more than
-/// the smallest one would; `sizes` as in [`groups`]. No bit depends on it.
+/// the smallest one would, or that one; `sizes` as in [`groups`]. No bit depends on it.
+///
+/// There is enough to do with as many workgroups as each has invocations. For the largest tile that is 256, two for each
+/// processor of the largest GPUs: one computes while the other waits for its panels, and a last round that is not full
+/// costs less. For 64 x 64 it is 128, because the next tile, 32 x 32, reads twice as much.
 pub(super) fn select(device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
     select_by(workgroup_bytes, device, sizes)
 }
@@ -63,7 +67,7 @@ pub(super) fn select(device: &Capabilities, sizes: [usize; 3]) -> Result<&'stati
 /// As [`select`], for panels that take as many bytes as `bytes` says.
 pub(super) fn select_by(bytes: TileBytes, device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
     let tiles = fitting(bytes, device)?;
-    let busy = |tile: &Tile| groups(tile, sizes).iter().product::<u64>() >= ENOUGH as u64;
+    let busy = |tile: &Tile| groups(tile, sizes).iter().product::<u64>() >= u64::from(tile[0].1 * tile[1].1);
     let full = |tile: &Tile| 4 * covered(tile, sizes) <= 5 * covered(&TILES[3], sizes);
     Ok(tiles.iter().find(|tile| busy(tile) && full(tile)).unwrap_or(&tiles[tiles.len() - 1]))
 }
