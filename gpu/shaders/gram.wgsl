@@ -1,6 +1,7 @@
 // C = beta C + alpha X^T W X for a diagonal W, by the tiles of `panels`. On the diagonal, tiles below it have nothing to
 // do: what is above it is stored twice. Beside it, in other pieces of C, every element is summed where it is stored;
-// the weight goes to the same of both factors, so that the bits are symmetric all the same.
+// the weight goes to the same of both factors, so that the bits are symmetric all the same. Where C is too small to keep a
+// device busy, each element is as many sums as there are slices of rows, which slice_sum.wgsl then adds.
 
 struct Params {
     origin: vec3<u32>,
@@ -14,6 +15,9 @@ struct Params {
     stride: u32,
     c_first: u32,
     c_stride: u32,
+    // The depth of a slice, a multiple of that of a panel, and the distance of the slices' results.
+    slice: u32,
+    slice_stride: u32,
     weights_row: u32,
     alpha: f32,
     beta: f32,
@@ -71,19 +75,22 @@ fn b4(row: u32, col: u32) -> vec4<f32> {
     return weight(row, params.part == LOWER) * v;
 }
 
+// The first element of the part of C, or of a slice's sums.
+var<private> first: u32;
+
 fn store(row: u32, col: u32, sum: vec4<f32>) {
     for (var j = 0u; j < 4u; j++) {
         let below = params.part == DIAGONAL && col + j < row;
         if (row >= params.m || col + j >= params.n || below) {
             continue;
         }
-        let at = params.c_first + row * params.c_stride + col + j;
+        let at = first + row * params.c_stride + col + j;
         var v = params.alpha * sum[j];
         // What C held does not count when beta is zero, NaN included.
         if (params.beta != 0.0) { v += params.beta * c[at]; }
         c[at] = v;
         if (params.part == DIAGONAL && col + j > row) {
-            c[params.c_first + (col + j) * params.c_stride + row] = v;
+            c[first + (col + j) * params.c_stride + row] = v;
         }
     }
 }
@@ -95,5 +102,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if (params.part == DIAGONAL && first_col + WIDE * 4u <= first_row) {
         return;
     }
-    store_tile(product(first_row, first_col, 0u, params.k, local), first_row, first_col, local);
+    let slice = workgroup.z + params.origin.z;
+    first = params.c_first + slice * params.slice_stride;
+    let end = min(params.k, (slice + 1u) * params.slice);
+    store_tile(product(first_row, first_col, slice * params.slice, end, local), first_row, first_col, local);
 }

@@ -41,15 +41,21 @@ struct Params {
 #import candidates
 #import segments
 
-// Invocations along queries and rows, and words of a panel.
+// Invocations along queries and rows, powers of two, and words of a panel.
 override WIDE: u32 = 16u;
 override HIGH: u32 = 8u;
 override DEPTH: u32 = 16u;
 
-// Words of four rows, and h and l of four queries.
+// Words of four rows, and h and l of four queries; each row of a panel is permuted by `swizzle`.
 var<workgroup> row_panel: array<vec4<u32>, DEPTH * HIGH * 2u>;
 var<workgroup> high_panel: array<vec4<u32>, DEPTH * WIDE>;
 var<workgroup> low_panel: array<vec4<u32>, DEPTH * WIDE>;
+
+// What is added without carry (^) to the place in the k-th of a panel's rows of `len` fours. Lanes that fill a panel along
+// k write the same place of rows that begin in the same memory bank; this spreads eight of them over all banks.
+fn swizzle(k: u32, len: u32) -> u32 {
+    return k & 7u & (len - 1u);
+}
 
 fn row_word(row: u32, word: u32, s: Segment) -> u32 {
     if (row >= params.rows || word >= s.words) {
@@ -109,25 +115,29 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         var s4 = vec4<i32>(); var s5 = vec4<i32>(); var s6 = vec4<i32>(); var s7 = vec4<i32>();
         for (var start = 0u; start < s.words; start += DEPTH) {
             for (var i = lane; i < DEPTH * HIGH * 2u; i += WIDE * HIGH) {
-                let word = start + i % DEPTH;
+                let k = i % DEPTH;
+                let word = start + k;
                 let r = first_row + i / DEPTH * 4u;
-                row_panel[i % DEPTH * HIGH * 2u + i / DEPTH] = vec4<u32>(
+                row_panel[k * HIGH * 2u + ((i / DEPTH) ^ swizzle(k, HIGH * 2u))] = vec4<u32>(
                     row_word(r, word, s), row_word(r + 1u, word, s), row_word(r + 2u, word, s), row_word(r + 3u, word, s),
                 );
             }
             for (var i = lane; i < DEPTH * WIDE; i += WIDE * HIGH) {
-                let word = start + i % DEPTH;
+                let k = i % DEPTH;
+                let word = start + k;
                 let q = first_query + i / DEPTH * 4u;
-                high_panel[i % DEPTH * WIDE + i / DEPTH] = query_words(q, word, number, s, 0u);
-                low_panel[i % DEPTH * WIDE + i / DEPTH] = query_words(q, word, number, s, 1u);
+                let at = k * WIDE + ((i / DEPTH) ^ swizzle(k, WIDE));
+                high_panel[at] = query_words(q, word, number, s, 0u);
+                low_panel[at] = query_words(q, word, number, s, 1u);
             }
             workgroupBarrier();
             var h0 = vec4<i32>(); var h1 = vec4<i32>(); var h2 = vec4<i32>(); var h3 = vec4<i32>();
             var h4 = vec4<i32>(); var h5 = vec4<i32>(); var h6 = vec4<i32>(); var h7 = vec4<i32>();
             for (var k = 0u; k < DEPTH; k++) {
-                let a = row_panel[k * HIGH * 2u + local.y * 2u];
-                let b = row_panel[k * HIGH * 2u + local.y * 2u + 1u];
-                let q = high_panel[k * WIDE + local.x];
+                let place = (local.y * 2u) ^ swizzle(k, HIGH * 2u);
+                let a = row_panel[k * HIGH * 2u + place];
+                let b = row_panel[k * HIGH * 2u + (place ^ 1u)];
+                let q = high_panel[k * WIDE + (local.x ^ swizzle(k, WIDE))];
                 h0 += dots(a.x, q); h1 += dots(a.y, q); h2 += dots(a.z, q); h3 += dots(a.w, q);
                 h4 += dots(b.x, q); h5 += dots(b.y, q); h6 += dots(b.z, q); h7 += dots(b.w, q);
             }
@@ -137,9 +147,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             var a_sum = vec4<i32>();
             var b_sum = vec4<i32>();
             for (var k = 0u; k < DEPTH; k++) {
-                let a = row_panel[k * HIGH * 2u + local.y * 2u];
-                let b = row_panel[k * HIGH * 2u + local.y * 2u + 1u];
-                let q = low_panel[k * WIDE + local.x];
+                let place = (local.y * 2u) ^ swizzle(k, HIGH * 2u);
+                let a = row_panel[k * HIGH * 2u + place];
+                let b = row_panel[k * HIGH * 2u + (place ^ 1u)];
+                let q = low_panel[k * WIDE + (local.x ^ swizzle(k, WIDE))];
                 s0 += dots(a.x, q); s1 += dots(a.y, q); s2 += dots(a.z, q); s3 += dots(a.w, q);
                 s4 += dots(b.x, q); s5 += dots(b.y, q); s6 += dots(b.z, q); s7 += dots(b.w, q);
                 a_sum += dots(0x01010101u, a);

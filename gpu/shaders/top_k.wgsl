@@ -54,7 +54,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         candidate_count = min(state[at], params.capacity);
         atomicStore(&slots, 0u);
     }
-    let total = kept + workgroupUniformLoad(&candidate_count);
+    let count = workgroupUniformLoad(&candidate_count);
+    // A full list that nothing came for stays as it is, and so does its state.
+    if (count == 0u && kept == k) {
+        return;
+    }
+    let total = kept + count;
     var prefix = vec2<u32>();
     if (k > 0u && total >= k) {
         var mask = vec2<u32>();

@@ -1,6 +1,6 @@
 // A tile of a product A B: a workgroup computes HIGH * 8 rows and WIDE * 4 columns of it, an invocation 8 x 4 elements,
 // from panels of A and B that are DEPTH deep. Panels lie in workgroup memory with k as the slow index, so that four
-// neighbours in a row or column are one load.
+// neighbours in a row or column are one load; each of its rows is permuted by `swizzle`.
 //
 // What the operands are, the importing kernel says by two functions, with zeros where nothing is to be added:
 //     a_block(i, k): rows i..i+4 of A at k..k+4, a column for each k;
@@ -10,7 +10,7 @@
 // subgroups have eight lanes, or a multiple, and are no wider than the tile: all lanes of one need the same part of A, so each
 // loads some of it and gets the rest from the others.
 
-// Invocations along a row and a column of the product, and the depth of a panel, a multiple of four.
+// Invocations along a row and a column of the product, powers of two, and the depth of a panel, which is 4, 8 or 16.
 override WIDE: u32 = 16u;
 override HIGH: u32 = 8u;
 override DEPTH: u32 = 16u;
@@ -22,6 +22,13 @@ var<workgroup> b_panel: array<vec4<f32>, DEPTH * WIDE>;
 struct Tile {
     top: mat4x4<f32>,
     bottom: mat4x4<f32>,
+}
+
+// What is added without carry (^) to the place in a panel's row of `len` fours, for the four rows from k on. Lanes that
+// fill a panel along k write the same place of rows that begin in the same memory bank; this spreads eight of them over
+// all banks. It is even, so that pairs stay neighbours.
+fn swizzle(k: u32, len: u32) -> u32 {
+    return (k * 8u / DEPTH) & (len - 1u);
 }
 
 // A column for each element of a.
@@ -55,12 +62,15 @@ fn product(first_row: u32, first_col: u32, start: u32, end: u32, local: vec3<u32
             let k = block % (DEPTH / 4u) * 4u;
 #endif
             let columns = a_block(first_row + 4u * i, panel + k);
-            a_panel[k * HIGH * 2u + i] = columns[0];
-            a_panel[(k + 1u) * HIGH * 2u + i] = columns[1];
-            a_panel[(k + 2u) * HIGH * 2u + i] = columns[2];
-            a_panel[(k + 3u) * HIGH * 2u + i] = columns[3];
+            let at = k * HIGH * 2u + (i ^ swizzle(k, HIGH * 2u));
+            a_panel[at] = columns[0];
+            a_panel[at + HIGH * 2u] = columns[1];
+            a_panel[at + HIGH * 4u] = columns[2];
+            a_panel[at + HIGH * 6u] = columns[3];
         }
-        for (var block = lane; block < DEPTH / 4u * WIDE; block += WIDE * HIGH) {
+        // From the first lane on that A left idle, so that both are on their way at once.
+        let idle = (lane + WIDE * HIGH - DEPTH / 4u * HIGH * 2u % (WIDE * HIGH)) % (WIDE * HIGH);
+        for (var block = idle; block < DEPTH / 4u * WIDE; block += WIDE * HIGH) {
 #ifdef B_TRANSPOSED
             let j = block / (DEPTH / 4u);
             let k = block % (DEPTH / 4u) * 4u;
@@ -69,16 +79,17 @@ fn product(first_row: u32, first_col: u32, start: u32, end: u32, local: vec3<u32
             let k = block / WIDE * 4u;
 #endif
             let columns = b_block(first_col + 4u * j, panel + k);
-            b_panel[k * WIDE + j] = columns[0];
-            b_panel[(k + 1u) * WIDE + j] = columns[1];
-            b_panel[(k + 2u) * WIDE + j] = columns[2];
-            b_panel[(k + 3u) * WIDE + j] = columns[3];
+            let at = k * WIDE + (j ^ swizzle(k, WIDE));
+            b_panel[at] = columns[0];
+            b_panel[at + WIDE] = columns[1];
+            b_panel[at + WIDE * 2u] = columns[2];
+            b_panel[at + WIDE * 3u] = columns[3];
         }
         workgroupBarrier();
         // Unrolled here, because compilers of WGSL do not.
         for (var k = 0u; k < DEPTH; k += 4u) {
-            let ai = k * HIGH * 2u + local.y * 2u;
-            let bi = k * WIDE + local.x;
+            let ai = k * HIGH * 2u + ((local.y * 2u) ^ swizzle(k, HIGH * 2u));
+            let bi = k * WIDE + (local.x ^ swizzle(k, WIDE));
 #ifdef SUBGROUPS
             let own = a_panel[ai + part];
             var a0 = subgroupShuffle(own, 0u);

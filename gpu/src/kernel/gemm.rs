@@ -1,9 +1,6 @@
-use super::product::{
-    A_TRANSPOSED, B_TRANSPOSED, ENOUGH, TILES, Tile, VEC4, fits, groups, subgroups, too_little, workgroup_bytes,
-};
-use super::slice_sum::SliceSum;
+use super::product::{A_TRANSPOSED, B_TRANSPOSED, ENOUGH, TILES, VEC4, groups, select, subgroups, workgroup_bytes};
+use super::slice_sum::{SliceSum, slice_depth};
 use super::{Access, Cost, Kernel, sum};
-use crate::capabilities::Capabilities;
 use crate::error::{Error, check_shape};
 use crate::matrix::{Matrix, Run, WHOLE, runs};
 use crate::recorder::{Dispatch, Recorder};
@@ -33,12 +30,6 @@ pub(super) static KERNEL: Kernel = Kernel {
     ],
     constants: &[&TILES[0], &TILES[1], &TILES[2], &TILES[3]],
 };
-
-/// The least depth of a slice of the inner dimension.
-const SLICE: usize = 512;
-
-/// The depth of the deepest panel, a multiple of that of the others.
-const DEEPEST: usize = 16;
 
 /// A matrix as a product uses it: as it is, or transposed. Made by `From` or by [`Matrix::t`].
 #[derive(Debug, Clone, Copy)]
@@ -96,10 +87,10 @@ impl Recorder {
     /// The error has core's bound, `gamma_(k+3) |alpha| (|A| |B|)`: each element is a sum over ascending `k` in f32. When
     /// that leaves a device with too little to do at once, it is several, over slices of at least 512, which a second
     /// kernel adds: a matter of the sizes and the device's limits alone. Where all subgroups have 8 or 16 lanes
-    /// ([`Capabilities::subgroups`]), these share what they read of `A`, for the same bits; never with
-    /// [`GpuOptions::plain`](crate::GpuOptions::plain). One dispatch, or these two, for each piece of
-    /// the output and of what is summed. Cost: [`gemm_cost`]. Workgroup memory: 12 KiB
-    /// for tiles of 128 x 64, less for small outputs and small devices.
+    /// ([`subgroups`](crate::Capabilities::subgroups)), these share what they read of `A`, for the same bits; never with
+    /// [`GpuOptions::plain`](crate::GpuOptions::plain). One dispatch, or these two, for each piece of the output and of
+    /// what is summed. Cost: [`gemm_cost`]. Workgroup memory: 12 KiB for tiles of 128 x 64, less for small outputs and
+    /// small devices.
     ///
     /// # Errors
     /// [`Error::Core`] when the inner dimensions differ; [`Error::Foreign`]; [`Error::Limit`] when the device has less
@@ -193,7 +184,10 @@ impl Recorder {
         cols: Run<1>,
         depth: Run<2>,
     ) -> Result<(), Error> {
-        let Plan { tile, grid, slice } = plan(self.gpu().capabilities(), [rows.rows, cols.rows, depth.rows])?;
+        let slice = slice_depth(self.gpu().capabilities(), [rows.rows, cols.rows, depth.rows], ENOUGH)?;
+        let slices = depth.rows.div_ceil(slice);
+        let sizes = [cols.rows, rows.rows, slices];
+        let tile = select(self.gpu().capabilities(), sizes)?;
         let (c_chunk, c_row) = rows.at[0];
         // Of each operand, the piece, and the first stored row and column in it.
         let (a_chunk, a_first) = if a.transposed {
@@ -217,7 +211,6 @@ impl Recorder {
         let flags = [(a.transposed, A_TRANSPOSED), (b.transposed, B_TRANSPOSED), (fours, VEC4), (shared, SUBGROUPS)];
         let flags: Vec<&'static str> = flags.into_iter().filter_map(|(on, flag)| on.then_some(flag)).collect();
         let [m, n, k] = [rows.rows, cols.rows, depth.rows].map(|x| x as u32);
-        let slices = grid[2] as usize;
         // One slice goes straight into C; the sums of several are added behind.
         let partial =
             (slices > 1).then(|| Matrix::<f32>::new(self.gpu(), rows.rows * slices, cols.rows)).transpose()?;
@@ -246,37 +239,10 @@ impl Recorder {
                 out_beta.to_bits(),
             ],
             bindings: [a.matrix.chunk(a_chunk), b.matrix.chunk(b_chunk), out],
-            groups: grid,
+            groups: groups(tile, sizes),
         })?;
         let Some(partial) = &partial else { return Ok(()) };
         let sum = SliceSum { slices, rows: rows.rows, cols: cols.rows, first: c_first, stride: c.cols() };
         self.slice_sum(c.chunk(c_chunk), [beta, alpha], partial.chunk(0), sum)
     }
-}
-
-/// How a product is cut.
-struct Plan {
-    tile: &'static Tile,
-    /// Workgroups along a row and a column of the output, and slices of the inner dimension.
-    grid: [u64; 3],
-    /// The depth of a slice.
-    slice: usize,
-}
-
-/// The largest tile that the device can hold and that leaves it enough to do.
-fn plan(device: &Capabilities, [m, n, k]: [usize; 3]) -> Result<Plan, Error> {
-    // The sums of all slices have to lie in one piece.
-    let most = (k / SLICE).min((device.max_binding_bytes / (4 * m as u64 * n as u64)) as usize);
-    let cut = |tile: &'static Tile| {
-        let tiles: u64 = groups(tile, [n, m, 1]).iter().product();
-        let wanted = ENOUGH.div_ceil(tiles as usize).min(most).max(1);
-        // A panel never reaches into the next slice.
-        let slice = if wanted == 1 { k } else { k.div_ceil(wanted).next_multiple_of(DEEPEST) };
-        Plan { tile, grid: groups(tile, [n, m, k.div_ceil(slice)]), slice }
-    };
-    let plans = || TILES.iter().filter(|tile| fits(device, workgroup_bytes(tile), tile)).map(cut);
-    // The last tile only for want of memory: its panels are too flat to be fast.
-    let smallest = || plans().take_while(|plan| plan.tile[2].1 == DEEPEST as u32).last().or(plans().next());
-    let busy = |plan: &Plan| plan.grid.iter().product::<u64>() >= ENOUGH as u64;
-    plans().find(busy).or_else(smallest).ok_or_else(|| too_little(device, workgroup_bytes(&TILES[3])))
 }

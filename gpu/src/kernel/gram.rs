@@ -1,7 +1,8 @@
-use super::product::{TILES, groups, select, workgroup_bytes};
+use super::product::{ENOUGH, TILES, groups, select, workgroup_bytes};
+use super::slice_sum::{SliceSum, slice_depth};
 use super::{Access, Cost, Kernel, sum};
 use crate::error::{Error, check_shape};
-use crate::matrix::{Matrix, WHOLE, runs};
+use crate::matrix::{Matrix, Run, WHOLE, runs};
 use crate::recorder::{Dispatch, Recorder};
 
 const A_TRANSPOSED: &str = "A_TRANSPOSED";
@@ -22,6 +23,14 @@ enum Part {
     Diagonal = 0,
     Lower = 1,
     Upper = 2,
+}
+
+/// What lies in one piece of the sum, and in one part.
+struct Block {
+    part: Part,
+    piece: Run<1>,
+    col: usize,
+    cols: usize,
 }
 
 /// What `beta C + alpha X^T W X` costs with `rows x dim` numbers: `rows dim (dim + 1)` flops, half of those of a product;
@@ -58,13 +67,14 @@ impl Recorder {
         Ok(sum)
     }
 
-    /// `C = beta C + alpha X^T W X` with a weight for each row (`[n, 1]`), or without: a sum over batches. Of a symmetric
-    /// `C` the upper triangle is read and updated, and the lower one is set to the same bits.
+    /// `C = beta C + alpha X^T W X` with a weight for each row (`[n, 1]`), or without: a sum over batches. A symmetric `C`
+    /// stays symmetric to the bit.
     ///
-    /// Each element is one sum over ascending rows in f32, with an error of at most
-    /// `gamma_(n + 4) sum_i |alpha w_i x_ij x_ik|` and a rounding of what `C` held. One dispatch for each piece of `C` and
-    /// of `X`; where `C` lies in several pieces, two more for what is beside the diagonal of each, which is then computed
-    /// twice. Cost: [`gram_cost`]. Workgroup memory: as [`gemm`](Self::gemm).
+    /// Each element is one sum over ascending rows in f32, or several over slices of at least 512 rows, which a second
+    /// kernel adds, where that would leave a device with too little to do at once: a matter of the sizes and the device's
+    /// limits alone, as in [`gemm`](Self::gemm). Its error is at most `gamma_(n + 4) sum_i |alpha w_i x_ij x_ik|` and a
+    /// rounding of what `C` held. One dispatch, or these two, for each piece of `C` and of `X`; where `C` lies in several
+    /// pieces, two more for what is beside the diagonal of each, which is then computed twice. Cost: [`gram_cost`]. Workgroup memory: as [`gemm`](Self::gemm).
     ///
     /// # Errors
     /// [`Error::Core`] when a dimension does not fit; [`Error::Foreign`]; [`Error::Limit`] when the device has less than
@@ -107,47 +117,79 @@ impl Recorder {
                 (Part::Upper, end, dim - end),
             ];
             for (part, col, cols) in parts.into_iter().filter(|(.., cols)| *cols > 0) {
-                let tile = select(self.gpu().capabilities(), [cols, piece.rows, 1])?;
                 for run in runs(x.rows(), [x.chunk_rows(), weights.map_or(WHOLE, Matrix::chunk_rows)]) {
-                    let [(x_chunk, x_row), (weights_chunk, weights_row)] = run.at;
-                    let numbers = x.chunk(x_chunk);
-                    let weighted = weights.map(|weights| weights.chunk(weights_chunk));
-                    // Whole fours, where every row of the part and of X begins and ends with one.
-                    let fours = [dim, piece.start, piece.rows, col, cols].iter().all(|size| size.is_multiple_of(4));
-                    let flags: Vec<&'static str> =
-                        [(true, A_TRANSPOSED), (fours, VEC4), (weighted.is_some(), WEIGHTED)]
-                            .into_iter()
-                            .filter_map(|(on, flag)| on.then_some(flag))
-                            .collect();
-                    let beta = if run.start == 0 { beta } else { 1.0 };
-                    let sizes = [
-                        piece.rows,
-                        cols,
-                        run.rows,
-                        x_row * dim + piece.start,
-                        x_row * dim + col,
-                        dim,
-                        piece.at[0].1 * dim + col,
-                        dim,
-                        weights_row,
-                    ];
-                    let params: Vec<u32> = sizes
-                        .iter()
-                        .map(|&size| size as u32)
-                        .chain([alpha.to_bits(), beta.to_bits(), part as u32])
-                        .collect();
-                    self.dispatch(&Dispatch {
-                        kernel: &KERNEL,
-                        flags: &flags,
-                        constants: tile,
-                        params: &params,
-                        bindings: [numbers, weighted.unwrap_or(numbers), c.chunk(piece.at[0].0)],
-                        groups: groups(tile, [cols, piece.rows, 1]),
-                    })?;
+                    self.block_of_gram(c, [beta, alpha], x, weights, &Block { part, piece, col, cols }, run)?;
                 }
             }
         }
         self.spend(gram_cost(x.rows(), dim));
+        Ok(())
+    }
+
+    /// What the rows of a run, which lie in one piece of each operand, add to a block.
+    fn block_of_gram(
+        &mut self,
+        c: &Matrix<f32>,
+        [beta, alpha]: [f32; 2],
+        x: &Matrix<f32>,
+        weights: Option<&Matrix<f32>>,
+        &Block { part, piece, col, cols }: &Block,
+        run: Run<2>,
+    ) -> Result<(), Error> {
+        let dim = c.rows();
+        let [(x_chunk, x_row), (weights_chunk, weights_row)] = run.at;
+        let numbers = x.chunk(x_chunk);
+        let weighted = weights.map(|weights| weights.chunk(weights_chunk));
+        // Whole fours, where every row of the part and of X begins and ends with one.
+        let fours = [dim, piece.start, piece.rows, col, cols].iter().all(|size| size.is_multiple_of(4));
+        let flags: Vec<&'static str> = [(true, A_TRANSPOSED), (fours, VEC4), (weighted.is_some(), WEIGHTED)]
+            .into_iter()
+            .filter_map(|(on, flag)| on.then_some(flag))
+            .collect();
+        let beta = if run.start == 0 { beta } else { 1.0 };
+        // Half of the workgroups of the diagonal have nothing to do. Mirrored parts have slices of one depth, which is
+        // that of all of C.
+        let slice = slice_depth(self.gpu().capabilities(), [dim, dim, run.rows], 2 * ENOUGH)?;
+        let slices = run.rows.div_ceil(slice);
+        let busy = if part == Part::Diagonal { cols.div_ceil(2) } else { cols };
+        let tile = select(self.gpu().capabilities(), [busy, piece.rows, slices])?;
+        let (c, c_first) = (c.chunk(piece.at[0].0), piece.at[0].1 * dim + col);
+        // One slice goes straight into C; the sums of several are added behind.
+        let partial = (slices > 1).then(|| Matrix::<f32>::new(self.gpu(), slices * piece.rows, cols)).transpose()?;
+        let (out, first, stride, [out_beta, out_alpha]) = match &partial {
+            Some(partial) => (partial.chunk(0), 0, cols, [0.0, 1.0]),
+            None => (c, c_first, dim, [beta, alpha]),
+        };
+        let sizes = [
+            piece.rows,
+            cols,
+            run.rows,
+            x_row * dim + piece.start,
+            x_row * dim + col,
+            dim,
+            first,
+            stride,
+            slice,
+            piece.rows * cols,
+            weights_row,
+        ];
+        let params: Vec<u32> = sizes
+            .iter()
+            .map(|&size| size as u32)
+            .chain([out_alpha.to_bits(), out_beta.to_bits(), part as u32])
+            .collect();
+        self.dispatch(&Dispatch {
+            kernel: &KERNEL,
+            flags: &flags,
+            constants: tile,
+            params: &params,
+            bindings: [numbers, weighted.unwrap_or(numbers), out],
+            groups: groups(tile, [cols, piece.rows, slices]),
+        })?;
+        if let Some(partial) = &partial {
+            let sum = SliceSum { slices, rows: piece.rows, cols, first: c_first, stride: dim };
+            self.slice_sum(c, [beta, alpha], partial.chunk(0), sum)?;
+        }
         Ok(())
     }
 }

@@ -160,11 +160,11 @@ impl Recorder {
         flags: &[&'static str],
     ) -> Result<(), Error> {
         let (rows, cols) = (function.multipliers.rows(), function.multipliers.cols());
-        let tile = select(self.gpu().capabilities(), [cols, rows, 1])?;
         let multipliers = function.multipliers.chunk(0);
         for run in runs(x.rows(), [x.chunk_rows(), y.chunk_rows()]) {
             let [(x_chunk, x_row), (y_chunk, y_row)] = run.at;
-            let [width, height, _] = groups(tile, [cols, rows, 1]);
+            let sizes = [cols, rows, run.rows];
+            let tile = select(self.gpu().capabilities(), sizes)?;
             self.dispatch(&Dispatch {
                 kernel: &KERNEL,
                 flags,
@@ -176,7 +176,7 @@ impl Recorder {
                     x.chunk(x_chunk),
                     y.chunk(y_chunk),
                 ],
-                groups: [width, height, run.rows as u64],
+                groups: groups(tile, sizes),
             })?;
         }
         Ok(())

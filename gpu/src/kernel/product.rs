@@ -14,7 +14,7 @@ pub(super) const fn tile(wide: u32, high: u32, depth: u32) -> Tile {
 /// hardly any workgroup memory.
 pub(super) static TILES: [Tile; 4] = [tile(16, 16, 16), tile(16, 8, 16), tile(8, 4, 16), tile(8, 4, 4)];
 
-/// Workgroups from which on a device has enough to do: a large tile is taken when there are so many.
+/// Workgroups below which a device has too little to do: sums are cut to have so many. Bits depend on it.
 pub(super) const ENOUGH: usize = 128;
 
 /// Fours of neighbours are loaded at once.
@@ -31,7 +31,10 @@ pub(super) fn subgroups(device: &Capabilities, tile: &Tile) -> bool {
     device.subgroups.is_some_and(|(min, max)| min == max && fits(min))
 }
 
-/// The workgroup memory of its panels.
+/// The workgroup memory that a kernel takes for a tile.
+pub(super) type TileBytes = fn(&Tile) -> u32;
+
+/// That of the panels of `shaders/shared/product.wgsl`.
 pub(super) fn workgroup_bytes(&[(_, wide), (_, high), (_, depth)]: &Tile) -> u32 {
     16 * depth * (wide + 2 * high)
 }
@@ -41,18 +44,40 @@ pub(super) fn groups(&[(_, wide), (_, high), _]: &Tile, [cols, rows, products]: 
     [(cols as u64).div_ceil(u64::from(wide) * 4), (rows as u64).div_ceil(u64::from(high) * 8), products as u64]
 }
 
+/// The elements that are computed, with those beyond the edges of the products.
+fn covered(tile: &Tile, sizes: [usize; 3]) -> u64 {
+    groups(tile, sizes).iter().product::<u64>() * u64::from(32 * tile[0].1 * tile[1].1)
+}
+
 /// Whether a device can hold a tile that takes so much workgroup memory.
 pub(super) fn fits(device: &Capabilities, bytes: u32, tile: &Tile) -> bool {
     bytes <= device.max_workgroup_bytes && tile[0].1 * tile[1].1 <= device.max_invocations
 }
 
-/// The largest tile that the device can hold and that leaves it enough to do; `sizes` as in [`groups`].
+/// The largest tile that the device can hold, that leaves it enough to do, and that computes at most a quarter more than
+/// the smallest one would, or that one; `sizes` as in [`groups`]. No bit depends on it.
+///
+/// There is enough to do with as many workgroups as each has invocations. For the largest tile that is 256, two for each
+/// processor of the largest GPUs: one computes while the other waits for its panels, and a last round that is not full
+/// costs less. For 64 x 64 it is 128, because the next tile, 32 x 32, reads twice as much.
 pub(super) fn select(device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
-    let fitting = || TILES.iter().filter(|tile| fits(device, workgroup_bytes(tile), tile));
-    let fills = |tile: &&Tile| groups(tile, sizes).iter().product::<u64>() >= ENOUGH as u64;
-    // The last tile only for want of memory: its panels are too flat to be fast.
-    let smallest = || fitting().take_while(|tile| tile[2].1 > 4).last().or(fitting().next());
-    fitting().find(fills).or_else(smallest).ok_or_else(|| too_little(device, workgroup_bytes(&TILES[3])))
+    select_by(workgroup_bytes, device, sizes)
+}
+
+/// As [`select`], for panels that take as many bytes as `bytes` says.
+pub(super) fn select_by(bytes: TileBytes, device: &Capabilities, sizes: [usize; 3]) -> Result<&'static Tile, Error> {
+    let tiles = fitting(bytes, device)?;
+    let busy = |tile: &Tile| groups(tile, sizes).iter().product::<u64>() >= u64::from(tile[0].1 * tile[1].1);
+    let full = |tile: &Tile| 4 * covered(tile, sizes) <= 5 * covered(&TILES[3], sizes);
+    Ok(tiles.iter().find(|tile| busy(tile) && full(tile)).unwrap_or(&tiles[tiles.len() - 1]))
+}
+
+/// The tiles that the device can hold, the largest first: at least one. The flat one only for want of memory: its panels
+/// are too flat to be fast.
+pub(super) fn fitting(bytes: TileBytes, device: &Capabilities) -> Result<&'static [Tile], Error> {
+    let flat = TILES.len() - 1;
+    let first = TILES.iter().position(|tile| fits(device, bytes(tile), tile));
+    first.map(|first| &TILES[first..flat.max(first + 1)]).ok_or_else(|| too_little(device, bytes(&TILES[flat])))
 }
 
 /// The device has not enough workgroup memory for any tile.

@@ -1,8 +1,8 @@
 use ascribe_core::Error as CoreError;
 use ascribe_core::score::{NORM_FLOOR, Similarity};
 
-use super::product::{TILES, Tile, groups, select, tile, workgroup_bytes};
-use super::score_top_k_int8::{self, Int8Queries, fitting};
+use super::product::{TILES, Tile, TileBytes, fits, groups, select_by, tile, workgroup_bytes};
+use super::score_top_k_int8::{self, Int8Queries};
 use super::top_k::{Candidates, Place, Selection};
 use super::{Access, Cost, Kernel, StoredRows, sum};
 use crate::capabilities::Capabilities;
@@ -10,8 +10,9 @@ use crate::error::{Error, check_limit, check_shape};
 use crate::matrix::{Binding, Matrix, Run, WHOLE, runs};
 use crate::recorder::{Dispatch, Recorder};
 
-/// For up to 4 queries, and up to 8, where reading the rows is all that counts: many rows, and no lane without one.
-pub(super) static NARROW: [Tile; 2] = [tile(1, 32, 8), tile(2, 16, 16)];
+/// For up to 4, 8, 16 and 32 queries, where reading the rows is all that counts: many rows, and at least half of the
+/// lanes with a query.
+pub(super) static NARROW: [Tile; 4] = [tile(1, 32, 8), tile(2, 16, 16), tile(4, 16, 16), tile(8, 16, 16)];
 
 pub(super) static KERNEL: Kernel = Kernel {
     name: "score_top_k",
@@ -23,7 +24,7 @@ pub(super) static KERNEL: Kernel = Kernel {
         &["HALVES", "B_TRANSPOSED"],
         &["HALVES", "BF16", "B_TRANSPOSED"],
     ],
-    constants: &[&NARROW[0], &NARROW[1], &TILES[0], &TILES[1], &TILES[2], &TILES[3]],
+    constants: &[&NARROW[0], &NARROW[1], &NARROW[2], &NARROW[3], &TILES[0], &TILES[1], &TILES[2], &TILES[3]],
 };
 
 /// Bytes of candidates at most.
@@ -57,7 +58,7 @@ impl Default for Scorer<'_> {
 pub fn score_top_k_cost(rows: &StoredRows<'_>, n_query: usize) -> Cost {
     let flops = sum(&[&[2, rows.rows(), n_query, rows.cols()]]);
     let bytes = sum(&[&[4, n_query, rows.cols()]]).saturating_add(rows.bytes());
-    Cost { flops, bytes, workgroup_bytes: workgroup_bytes(&TILES[0]) }
+    Cost { flops, bytes, workgroup_bytes: tile_bytes(rows)(&TILES[0]) }
 }
 
 /// What is done to inner products, and where the numbers for it lie.
@@ -84,7 +85,7 @@ impl Recorder {
     /// Error of a score, with `u = 2^-24` and to first order: `(d + 3) u sum_c |x_c y_c|`; for int8, where a query has
     /// steps `t_c`, `0.502 sum_c |x_c| t_c` and `(5 + ceil(d / min(block, 512)) + d / 512) u sum_c |x_c y_c|`. The cosine
     /// adds the errors of two norms ([`normalize`](Self::normalize)) and a division. Cost: [`score_top_k_cost`]. Workgroup
-    /// memory: at most 12 KiB.
+    /// memory: at most 12 KiB, or 16 KiB for rows of int8.
     ///
     /// # Errors
     /// [`Error::Core`] when a dimension does not fit, or there are rows but no columns; [`Error::Foreign`];
@@ -230,7 +231,7 @@ impl Recorder {
             piece(by.offsets, offsets.0, numbers),
         ];
         let (state, candidates) = (task.best.state.chunk(task.place.state.0), to.entries.chunk(0));
-        let tile = narrow(self.gpu().capabilities(), run.rows, to.queries)?;
+        let tile = select(tile_bytes(&task.rows), self.gpu().capabilities(), run.rows, to.queries)?;
         let Some(coded) = task.coded else {
             let flags: Vec<&'static str> = task.rows.flags().iter().copied().chain(["B_TRANSPOSED"]).collect();
             return self.dispatch(&Dispatch {
@@ -242,7 +243,6 @@ impl Recorder {
                 groups: groups(tile, [to.queries, run.rows, 1]),
             });
         };
-        let tile = fitting(self.gpu().capabilities(), tile)?;
         let sizes = [coded.block, scales_row, coded.pitch, coded.codes.cols(), coded.scales];
         params.extend(sizes.map(|size| size as u32));
         self.dispatch(&Dispatch {
@@ -274,7 +274,16 @@ fn piece<'a>(values: Option<&'a Matrix<f32>>, chunk: usize, other: Binding<'a>) 
     values.map_or(other, |values| values.chunk(chunk))
 }
 
-fn narrow(device: &Capabilities, rows: usize, queries: usize) -> Result<&'static Tile, Error> {
-    let fits = |tile: &&Tile| workgroup_bytes(tile) <= device.max_workgroup_bytes && queries <= 4 * tile[0].1 as usize;
-    NARROW.iter().find(fits).map_or_else(|| select(device, [queries, rows, 1]), Ok)
+/// What the kernel for such rows takes for a tile.
+fn tile_bytes(rows: &StoredRows<'_>) -> TileBytes {
+    match rows {
+        StoredRows::Int8(_) => score_top_k_int8::workgroup_bytes,
+        _ => workgroup_bytes,
+    }
+}
+
+/// The narrowest tile that takes all queries, or that of any product.
+fn select(bytes: TileBytes, device: &Capabilities, rows: usize, queries: usize) -> Result<&'static Tile, Error> {
+    let takes_all = |tile: &&Tile| queries <= 4 * tile[0].1 as usize && fits(device, bytes(tile), tile);
+    NARROW.iter().find(takes_all).map_or_else(|| select_by(bytes, device, [queries, rows, 1]), Ok)
 }

@@ -3,8 +3,7 @@ use ascribe_core::quantize::int8_block::scales_len;
 use super::product::{TILES, Tile};
 use super::score_top_k::NARROW;
 use super::{Access, Cost, Kernel};
-use crate::capabilities::Capabilities;
-use crate::error::{Error, check_limit};
+use crate::error::Error;
 use crate::matrix::{Matrix, runs};
 use crate::recorder::{Dispatch, Recorder};
 
@@ -22,7 +21,7 @@ pub(super) static KERNEL: Kernel = Kernel {
         Access::Write,
     ],
     variants: &[&[]],
-    constants: &[&NARROW[0], &NARROW[1], &TILES[0], &TILES[1], &TILES[2], &TILES[3]],
+    constants: &[&NARROW[0], &NARROW[1], &NARROW[2], &NARROW[3], &TILES[0], &TILES[1], &TILES[2], &TILES[3]],
 };
 
 pub(super) static QUERIES: Kernel = Kernel {
@@ -75,13 +74,7 @@ impl Recorder {
     }
 }
 
-/// The tile, or the smallest one where its panels, which hold two words for each four codes of a query, do not fit.
-pub(super) fn fitting(device: &Capabilities, tile: &'static Tile) -> Result<&'static Tile, Error> {
-    let bytes = |&[(_, wide), (_, high), (_, depth)]: &Tile| u64::from(32 * depth * (wide + high));
-    let limit = u64::from(device.max_workgroup_bytes);
-    if bytes(tile) <= limit {
-        return Ok(tile);
-    }
-    check_limit("bytes of workgroup memory for scores of int8 rows", bytes(&TILES[3]), limit)?;
-    Ok(&TILES[3])
+/// The workgroup memory of its panels, which hold two words for each four codes of a query.
+pub(super) fn workgroup_bytes(&[(_, wide), (_, high), (_, depth)]: &Tile) -> u32 {
+    32 * depth * (wide + high)
 }

@@ -1,6 +1,8 @@
-//! The end of a product whose inner dimension was cut into slices: `shaders/slice_sum.wgsl`.
+//! Products whose inner dimension is cut into slices: how deep these are, and the end, `shaders/slice_sum.wgsl`.
 
+use super::product::{fitting, groups, workgroup_bytes};
 use super::{Access, Kernel};
+use crate::capabilities::Capabilities;
 use crate::error::Error;
 use crate::matrix::Binding;
 use crate::recorder::{Dispatch, Recorder};
@@ -14,6 +16,31 @@ pub(super) static KERNEL: Kernel = Kernel {
 };
 
 const LANES: usize = 64;
+
+/// The least depth of a slice of the inner dimension.
+const SLICE: usize = 512;
+
+/// The depth of the deepest panel, a multiple of that of the others.
+const DEEPEST: usize = 16;
+
+/// How deep the slices of an `m x k` by `k x n` product are, for at least `enough` workgroups: with the largest tile
+/// that comes to so many, or with the smallest. All of `k` is one slice. Bits depend on it, hence on the sizes and the
+/// device's limits alone.
+pub(super) fn slice_depth(device: &Capabilities, [m, n, k]: [usize; 3], enough: usize) -> Result<usize, Error> {
+    // The sums of all slices have to lie in one piece.
+    let most = (k / SLICE).min((device.max_binding_bytes / (4 * m as u64 * n as u64)) as usize);
+    let mut depth = k;
+    for tile in fitting(workgroup_bytes, device)? {
+        let tiles = groups(tile, [n, m, 1]).iter().product::<u64>() as usize;
+        let wanted = enough.div_ceil(tiles).min(most).max(1);
+        // A panel never reaches into the next slice.
+        depth = if wanted == 1 { k } else { k.div_ceil(wanted).next_multiple_of(DEEPEST) };
+        if tiles * k.div_ceil(depth) >= enough {
+            break;
+        }
+    }
+    Ok(depth)
+}
 
 /// The results of slices, `[slices, rows, cols]`, and where their sum goes: its first element, and the distance of its rows.
 pub(super) struct SliceSum {

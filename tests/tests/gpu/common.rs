@@ -3,7 +3,7 @@
 use ascribe_core::MatRef;
 use ascribe_core::random::Stream;
 use ascribe_core::record::LayerRecord;
-use ascribe_gpu::{Counters, Error, Gpu, Matrix, Recorder};
+use ascribe_gpu::{Counters, Error, Gpu, Matrix, Recorder, Step};
 
 /// Standard normal numbers.
 pub(crate) fn normals(stream: Stream, len: usize) -> Vec<f32> {
@@ -34,6 +34,17 @@ pub(crate) fn compute(
     let result = recorder.download(&result).unwrap();
     let counters = recorder.submit().unwrap().counters();
     (result.wait().unwrap(), counters)
+}
+
+/// The tile of each dispatch of a kernel: invocations along its columns and rows, and the depth of a panel.
+pub(crate) fn tiles(recorder: &Recorder, name: &str) -> Vec<[u32; 3]> {
+    let tile = |step| match step {
+        Step::Dispatch { kernel, constants, .. } if kernel.name == name => {
+            Some([0, 1, 2].map(|i: usize| constants[i].1))
+        }
+        _ => None,
+    };
+    recorder.plan().steps.into_iter().filter_map(tile).collect()
 }
 
 /// A layer's record, with NaN wherever the mask leaves a position out.

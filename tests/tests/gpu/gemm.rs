@@ -8,6 +8,7 @@ use ascribe_gpu::{Error, Gpu, GpuOptions, Matrix, Operand, Step};
 use ascribe_tests::tolerance;
 use proptest::prelude::*;
 
+use crate::common::tiles;
 use crate::{SMALL_BINDING, devices, open};
 
 /// `rows x cols` normal numbers, and the same on the device, stored transposed or not.
@@ -73,12 +74,23 @@ proptest! {
     }
 }
 
-/// Outputs so large, and devices so small, that each tile of the table is chosen.
+/// Outputs so large, and devices so small, that each tile of the table is chosen; a thin output takes the smallest.
 #[test]
 fn every_tile() {
-    for (bytes, shape) in [(u32::MAX, [1028, 37, 1028]), (u32::MAX, [516, 37, 1020]), (1024, [61, 37, 67])] {
+    for (bytes, shape, tile) in [
+        (u32::MAX, [2052, 19, 1028], [16, 16, 16]),
+        (u32::MAX, [1028, 37, 1020], [16, 8, 16]),
+        (u32::MAX, [516, 37, 508], [8, 4, 16]),
+        (u32::MAX, [516, 19, 1020], [16, 8, 16]),
+        (u32::MAX, [16_388, 19, 5], [8, 4, 16]),
+        (1024, [61, 37, 67], [8, 4, 4]),
+    ] {
         let options = GpuOptions { max_workgroup_bytes: Some(bytes), ..GpuOptions::default() };
         let Some(gpu) = open(&options) else { return };
+        let mut recorder = gpu.record();
+        let (a, b) = (recorder.zeros(shape[0], shape[1]).unwrap(), recorder.zeros(shape[1], shape[2]).unwrap());
+        recorder.gemm(1.0, &a, &b).unwrap();
+        assert_eq!(tiles(&recorder, "gemm"), [tile], "{shape:?}");
         for transposed in [[false, false], [true, false], [false, true]] {
             check(&gpu, shape, transposed, 5).unwrap();
         }
@@ -119,7 +131,7 @@ fn subgroups_have_the_bits_of_the_plain_variant() {
     let fits = |gpu: &Gpu, wide: u32| {
         gpu.capabilities().subgroups.is_some_and(|(min, max)| min == max && min >= 8 && wide.is_multiple_of(min))
     };
-    for shape in [[1, 1, 1], [33, 17, 31], [65, 97, 127], [64, 1024, 32], [516, 37, 1020], [1028, 37, 1028]] {
+    for shape in [[1, 1, 1], [33, 17, 31], [65, 97, 127], [64, 1024, 32], [1028, 37, 1020], [2052, 19, 1028]] {
         for transposed in [[false, false], [true, false], [false, true], [true, true]] {
             let run = |gpu: &Gpu| {
                 let [m, k, n] = shape;

@@ -6,6 +6,7 @@ use ascribe_gpu::{EigenFunction, Error, Gpu, Matrix};
 use ascribe_tests::tolerance;
 use proptest::prelude::*;
 
+use crate::common::tiles;
 use crate::devices;
 
 fn normals(stream: Stream, len: usize) -> Vec<f32> {
@@ -82,6 +83,22 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Many gradients keep a device as busy as a large one, but a tile is no larger than they can fill.
+#[test]
+fn many_gradients_have_a_large_tile() {
+    let Some(gpu) = devices().first() else { return };
+    for (n, rows, cols, tile) in
+        [(1, 128, 64, [8, 4, 16]), (256, 128, 64, [16, 16, 16]), (256, 64, 64, [16, 8, 16]), (256, 16, 16, [8, 4, 16])]
+    {
+        let mut recorder = gpu.record();
+        let (left, multipliers) = (recorder.zeros(rows, rows).unwrap(), recorder.zeros(rows, cols).unwrap());
+        let function = EigenFunction::new(Some(left), None, multipliers).unwrap();
+        let v = recorder.zeros(n, rows * cols).unwrap();
+        recorder.kronecker_apply(&function, &v).unwrap();
+        assert_eq!(tiles(&recorder, "kronecker_apply"), [tile; 2], "{n} gradients");
     }
 }
 

@@ -10,6 +10,7 @@ use ascribe_gpu::{Best, Error, Gpu, Matrix, Scorer, Selection, StoredRows};
 use ascribe_tests::tolerance;
 use proptest::prelude::*;
 
+use crate::common::tiles;
 use crate::{devices, open};
 
 /// Small integers, of which every product and sum is exact, and with them ties.
@@ -185,6 +186,62 @@ fn chunks_that_grow() {
         let best = best.wait().unwrap();
         let scores: Vec<f32> = x.iter().flat_map(|x| [*x, -2.0 * x, 0.0 * x]).collect();
         check_exact(&best, MatRef::new(&scores, n, 3).unwrap(), [300, 5]).unwrap();
+    }
+}
+
+/// Batches that bring no candidate for a side leave its list, and what later rows are measured by, as they are.
+#[test]
+fn batches_without_candidates() {
+    for gpu in devices() {
+        let batches =
+            [[4.0_f32, -4.0, 3.0, -3.0], [0.5, 1.0, 2.0, -2.0], [0.0; 4], [5.0, 0.0, 3.0, -1.0], [0.0, 9.0, 1.0, 3.5]];
+        let queries = upload(gpu, &[1.0, 0.5], 2, 1);
+        let mut recorder = gpu.record();
+        let mut best = recorder.selection(2, 2, 2).unwrap();
+        for (i, batch) in batches.iter().enumerate() {
+            let rows = upload(gpu, batch, 4, 1);
+            recorder.score_top_k(&mut best, 4 * i, &rows, &queries, &Scorer::default()).unwrap();
+        }
+        let best = recorder.download_best(&best).unwrap();
+        recorder.submit().unwrap();
+        let scores: Vec<f32> = batches.iter().flatten().flat_map(|x| [*x, 0.5 * x]).collect();
+        check_exact(&best.wait().unwrap(), MatRef::new(&scores, 20, 2).unwrap(), [2, 2]).unwrap();
+    }
+}
+
+/// Few queries take the narrowest tile that has room for all of them.
+#[test]
+fn every_narrow_tile() {
+    let Some(gpu) = devices().first() else { return };
+    let (n, d) = (259, 21);
+    let x = integers(Stream::new(0, "narrow"), n * d, 9);
+    let halves: Vec<u16> = x.iter().map(|&x| f16_from_f32(x)).collect();
+    let train = upload(gpu, &x, n, d);
+    let halves = gpu.upload(MatRef::new(&halves, n, d).unwrap()).unwrap();
+    for (q, tile) in [
+        (4, [1, 32, 8]),
+        (5, [2, 16, 16]),
+        (8, [2, 16, 16]),
+        (9, [4, 16, 16]),
+        (16, [4, 16, 16]),
+        (17, [8, 16, 16]),
+        (32, [8, 16, 16]),
+        (33, [8, 4, 16]),
+    ] {
+        let y = integers(Stream::new(1, "narrow"), q * d, 5);
+        let mut scores = vec![0.0; n * q];
+        let queries = MatRef::new(&y, q, d).unwrap();
+        score::scores(MatMut::new(&mut scores, n, q).unwrap(), MatRef::new(&x, n, d).unwrap(), queries).unwrap();
+        let queries = upload(gpu, &y, q, d);
+        for rows in [StoredRows::F32(&train), StoredRows::F16(&halves)] {
+            let mut recorder = gpu.record();
+            let mut best = recorder.selection(q, 7, 3).unwrap();
+            recorder.score_top_k(&mut best, 0, rows, &queries, &Scorer::default()).unwrap();
+            assert_eq!(tiles(&recorder, "score_top_k"), [tile], "{q} queries");
+            let best = recorder.download_best(&best).unwrap();
+            recorder.submit().unwrap();
+            check_exact(&best.wait().unwrap(), MatRef::new(&scores, n, q).unwrap(), [7, 3]).unwrap();
+        }
     }
 }
 

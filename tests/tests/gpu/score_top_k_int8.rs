@@ -5,10 +5,12 @@ use ascribe_core::quantize::int8_block::scales_len;
 use ascribe_core::random::Stream;
 use ascribe_core::rank::{Direction, Ranked, top_k};
 use ascribe_core::score::{NORM_FLOOR, Similarity};
+use ascribe_gpu::kernel::score_top_k_cost;
 use ascribe_gpu::{Best, Error, Gpu, GpuOptions, Int8Rows, Scorer};
 use ascribe_tests::tolerance;
 use proptest::prelude::*;
 
+use crate::common::tiles;
 use crate::{devices, open};
 
 /// The largest code of a query.
@@ -23,9 +25,13 @@ struct Rows {
 }
 
 impl Rows {
-    fn best(&self, gpu: &Gpu, queries: &[f32], k: [usize; 2], similarity: Similarity) -> Result<Best, Error> {
+    fn upload(&self, gpu: &Gpu) -> Result<Int8Rows, Error> {
         let scales = MatRef::new(&self.scales, self.n, scales_len(self.d, self.block)).unwrap();
-        let rows = Int8Rows::upload(gpu, MatRef::new(&self.codes, self.n, self.d).unwrap(), scales, self.block)?;
+        Int8Rows::upload(gpu, MatRef::new(&self.codes, self.n, self.d).unwrap(), scales, self.block)
+    }
+
+    fn best(&self, gpu: &Gpu, queries: &[f32], k: [usize; 2], similarity: Similarity) -> Result<Best, Error> {
+        let rows = self.upload(gpu)?;
         let q = queries.len() / self.d;
         let queries = gpu.upload(MatRef::new(queries, q, self.d).unwrap())?;
         let mut recorder = gpu.record();
@@ -33,7 +39,8 @@ impl Rows {
         recorder.score_top_k(&mut best, 0, &rows, &queries, &Scorer { similarity, ..Scorer::default() })?;
         let best = recorder.download_best(&best)?;
         let counters = recorder.submit()?.counters();
-        if gpu.capabilities().max_workgroups >= 1 << 10 && similarity == Similarity::Dot && self.n * q > 0 {
+        let something = self.n * q > 0 && k != [0, 0];
+        if gpu.capabilities().max_workgroups >= 1 << 10 && similarity == Similarity::Dot && something {
             // The queries' codes, the scores, and what is kept of them.
             assert_eq!(counters.dispatches, 3);
         }
@@ -156,6 +163,42 @@ fn what_is_not_finite() {
         assert!(best.proponents[1].iter().all(|ranked| ranked.score.is_nan()));
         assert_eq!(order(&best.opponents[2]), [0, 2, 1]);
         assert_eq!(best.proponents[2][0].score, 0.0);
+    }
+}
+
+/// The narrowest tile for few queries; for many, and enough rows, the largest one whose panels of codes fit.
+#[test]
+fn every_tile() {
+    let (n, d) = (4096, 3);
+    let codes = (0..n * d).map(|i| (i * 7 % 31) as i8 - 15).collect();
+    let rows = Rows { codes, scales: vec![1.0; n], n, d, block: d };
+    for (bytes, q, tile) in [
+        (16 << 10, 4, [1, 32, 8]),
+        (16 << 10, 8, [2, 16, 16]),
+        (16 << 10, 16, [4, 16, 16]),
+        (16 << 10, 32, [8, 16, 16]),
+        (16 << 10, 512, [16, 16, 16]),
+        (12 << 10, 256, [16, 8, 16]),
+        (8 << 10, 32, [8, 4, 16]),
+    ] {
+        let Some(gpu) = open(&GpuOptions { max_workgroup_bytes: Some(bytes), ..GpuOptions::default() }) else { return };
+        let queries: Vec<f32> = (0..q * d).map(|i| if i % d == 0 { LARGEST } else { (i % 201) as f32 }).collect();
+        let score = |at: usize| {
+            let (x, y) = (&rows.codes[at / q * d..][..d], &queries[at % q * d..][..d]);
+            x.iter().zip(y).map(|(&x, &y)| f32::from(x) * y).sum::<f32>()
+        };
+        let scores: Vec<f32> = (0..n * q).map(score).collect();
+        let rows = rows.upload(&gpu).unwrap();
+        let queries = gpu.upload(MatRef::new(&queries, q, d).unwrap()).unwrap();
+        let mut recorder = gpu.record();
+        let mut best = recorder.selection(q, 5, 0).unwrap();
+        recorder.score_top_k(&mut best, 0, &rows, &queries, &Scorer::default()).unwrap();
+        assert_eq!(tiles(&recorder, "score_top_k_int8"), [tile]);
+        assert!(score_top_k_cost(&(&rows).into(), q).workgroup_bytes >= 32 * tile[2] * (tile[0] + tile[1]));
+        let best = recorder.download_best(&best).unwrap();
+        recorder.submit().unwrap();
+        let expected = top_k(MatRef::new(&scores, n, q).unwrap(), 5, Direction::Largest).unwrap();
+        assert_eq!(indices(&best.wait().unwrap().proponents), indices(&expected));
     }
 }
 
