@@ -333,6 +333,7 @@ fn scores_of<T: Real, F: Fisher>(inputs: &Inputs<'_>, fisher: &F) -> Result<Outp
         start += block.dim();
     }
     Ok(Outputs::new()
+        .with_condition(train.condition(&lin).max(test.condition(&queries)))
         .floats("lambdas", &[lambdas.len()], &lambdas)
         .with_magnitude(magnitude)
         .floats("scores", &[m, n], &scores)
