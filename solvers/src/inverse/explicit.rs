@@ -194,8 +194,8 @@ const BLOCK: usize = 64;
 fn materialize<T: Real>(op: &dyn LinOp<T>) -> Result<Vec<T>, Error> {
     let dim = op.dim_in();
     let mut a = zeros("explicit matrix", dim.checked_mul(dim))?;
-    let mut identity = vec![T::ZERO; BLOCK.min(dim) * dim];
-    let mut scratch = vec![T::ZERO; op.scratch_len(BLOCK.min(dim))];
+    let mut identity: Vec<T> = zeros("rows of the identity", BLOCK.min(dim).checked_mul(dim))?;
+    let mut scratch = zeros("operator scratch", Some(op.scratch_len(BLOCK.min(dim))))?;
     for start in (0..dim).step_by(BLOCK) {
         let rows = BLOCK.min(dim - start);
         identity.fill(T::ZERO);

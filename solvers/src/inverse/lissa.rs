@@ -154,7 +154,7 @@ impl<T: Real> PreparedLissa<'_, T> {
             Batch::Sampled(size) => zeros("batch", Some(size))?,
         };
         let scratch = self.op.scratch_len(rhs.rows()).max(self.op.examples_scratch_len(rhs.rows(), batch.len()));
-        let mut scratch = vec![T::ZERO; scratch];
+        let mut scratch = zeros("operator scratch", Some(scratch))?;
         for step in 1..=steps {
             let done = iteration.step(&mut state, rhs, step, |out, x| match self.options.batch {
                 Batch::Full => self.op.apply(out, x, &mut scratch),

@@ -7,7 +7,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
 use crate::Error;
-use crate::error::check_shape;
+use crate::error::{check_shape, zeros};
 use crate::parallel::{Parallelism, for_each};
 
 /// Where an iteration starts.
@@ -39,7 +39,7 @@ impl Start {
             (Self::Zero, _) => x.fill(T::ZERO),
             (Self::AlphaRhs, _) => ascribe_core::reduce::scale(&mut x, T::from_f64(alpha)),
             (Self::PreconditionedRhs, Some(inverse)) => {
-                let mut scratch = vec![T::ZERO; inverse.scratch_len(k)];
+                let mut scratch = zeros("operator scratch", Some(inverse.scratch_len(k)))?;
                 inverse.apply(MatMut::new(&mut x, k, n)?, rhs, &mut scratch)?;
             }
             (Self::Rhs | Self::PreconditionedRhs, _) => {}
@@ -168,7 +168,7 @@ impl<T: Real> Solve<T> for PreparedNeumann<'_, T> {
         let iteration =
             Iteration { alpha, damping, rtol, divergence, parallelism, preconditioner: self.preconditioner };
         let mut state = iteration.start(rhs, start)?;
-        let mut scratch = vec![T::ZERO; self.op.scratch_len(rhs.rows())];
+        let mut scratch = zeros("operator scratch", Some(self.op.scratch_len(rhs.rows())))?;
         for step in 1..=steps {
             let all_done = iteration.step(&mut state, rhs, step, |out, x| self.op.apply(out, x, &mut scratch))?;
             if all_done {
@@ -313,7 +313,7 @@ impl<T: Real> Iteration<'_, T> {
         let update = match self.preconditioner {
             None => &state.residual,
             Some(inverse) => {
-                let mut scratch = vec![T::ZERO; inverse.scratch_len(k)];
+                let mut scratch = zeros("operator scratch", Some(inverse.scratch_len(k)))?;
                 let residual = MatRef::new(&state.residual, k, n)?;
                 inverse.apply(MatMut::new(&mut state.correction, k, n)?, residual, &mut scratch)?;
                 &state.correction

@@ -88,7 +88,7 @@ impl Nystrom {
     ) -> Result<LowRankSpectrum<T>, Error> {
         let dim = check_operator(op, 0.0)?;
         let mut omega = zeros("Nystrom rows", landmarks.len().checked_mul(dim))?;
-        let mut taken = vec![false; dim];
+        let mut taken = zeros("landmarks", Some(dim))?;
         for (row, &index) in landmarks.iter().enumerate() {
             match taken.get_mut(index) {
                 None => return Err(CoreError::Index { what: "landmarks", index, len: dim }.into()),
@@ -114,12 +114,12 @@ impl Nystrom {
             check_finite("Nystrom rows", row)?;
         }
         let mut products = zeros("Nystrom products", rank.checked_mul(dim))?;
-        let mut scratch = vec![T::ZERO; op.scratch_len(rank)];
+        let mut scratch = zeros("operator scratch", Some(op.scratch_len(rank)))?;
         op.apply(MatMut::new(&mut products, rank, dim)?, omega, &mut scratch)?;
         check_finite("Nystrom products", &products)?;
 
         let noise = (dim as f64).sqrt() * T::EPSILON.to_f64() * norm2(&products).to_f64();
-        let mut core = vec![T::ZERO; rank * rank];
+        let mut core = zeros("Nystrom core", rank.checked_mul(rank))?;
         let y = MatRef::new(&products, rank, dim)?;
         matmul(MatMut::new(&mut core, rank, rank)?, T::ZERO, T::ONE, omega, y.t(), par)?;
         if noise == 0.0 {

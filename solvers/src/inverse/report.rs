@@ -88,7 +88,7 @@ pub trait Solve<T: Real> {
     ///
     /// # Errors
     /// A shape error, or [`CoreError::NonFinite`] when `rhs` holds NaN or infinity; `out` is untouched then.
-    /// The operator's own errors.
+    /// The operator's own errors, and [`CoreError::Overflow`] when its scratch does not fit into memory.
     fn solve(&self, out: MatMut<'_, T>, rhs: MatRef<'_, T>) -> Result<Vec<SolveReport>, Error>;
 }
 

@@ -87,8 +87,8 @@ impl<T: Real, F: Adjoint<T>> Solve<T> for Woodbury<F, T> {
         check_system(self.dim(), &out, &rhs)?;
         let (k, m) = (rhs.rows(), self.factor.dim_out());
         let scratch = self.factor.scratch_len(k).max(self.factor.transpose_scratch_len(k));
-        let mut scratch = vec![T::ZERO; scratch];
-        let mut dual = vec![T::ZERO; k * m];
+        let mut scratch = zeros("operator scratch", Some(scratch))?;
+        let mut dual = zeros("right-hand sides of the examples", k.checked_mul(m))?;
         self.factor.apply(MatMut::new(&mut dual, k, m)?, rhs, &mut scratch)?;
         self.gram.solve_in_place(MatMut::new(&mut dual, k, m)?, self.parallelism)?;
         self.factor.apply_transpose(out.rb_mut(), MatRef::new(&dual, k, m)?, &mut scratch)?;
