@@ -5,7 +5,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 use super::damping::{Eigenvalues, Filter, mean};
 use super::{EigenFunction, Spectrum};
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, zeros};
 use crate::linalg::{Clamped, Eigen, matmul, symmetric_eigen};
 use crate::parallel::Parallelism;
 
@@ -405,9 +405,7 @@ fn eigenbasis<T: Real, S: Real>(
     par: Parallelism,
 ) -> Result<(Basis<T>, NegativeEigenvalues, Vec<f64>), Error> {
     check_shape("columns of a covariance", matrix.rows(), matrix.cols())?;
-    for row in matrix.row_iter() {
-        check_finite(what, row)?;
-    }
+    check_rows_finite(what, matrix)?;
     let mut eigen = symmetric_eigen(matrix, par)?;
     let largest = eigen.values.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
     let Clamped { count, most_negative } = eigen.clamp_negative();

@@ -7,7 +7,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 use super::low_rank::LowRankSpectrum;
 use super::report::check_operator;
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, zeros};
 use crate::linalg::{matmul, qr, svd, symmetric_eigen};
 use crate::parallel::Parallelism;
 
@@ -110,9 +110,7 @@ impl Nystrom {
         let (dim, rank, par) = (check_operator(op, 0.0)?, omega.rows(), self.parallelism);
         check_shape("Nystrom row length", dim, omega.cols())?;
         check_shape("Nystrom rows (at most one for each dimension)", rank.min(dim), rank)?;
-        for row in omega.row_iter() {
-            check_finite("Nystrom rows", row)?;
-        }
+        check_rows_finite("Nystrom rows", omega)?;
         let mut products = zeros("Nystrom products", rank.checked_mul(dim))?;
         let mut scratch = zeros("operator scratch", Some(op.scratch_len(rank)))?;
         op.apply(MatMut::new(&mut products, rank, dim)?, omega, &mut scratch)?;

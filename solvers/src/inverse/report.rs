@@ -6,7 +6,7 @@ use ascribe_core::linop::check_apply;
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_rows_finite, check_shape, zeros};
 
 /// Why a solver stopped. `Display` gives advice.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -154,11 +154,14 @@ impl<T: Real, A: LinOp<T>> Solve<T> for AsSolver<A> {
     }
 }
 
-/// The checks that every solver makes before it writes anything.
+/// The checks that every solver makes before it writes anything. No slice vouches for the number of rows without
+/// elements: there has to be memory for what a solver keeps of each, which is less than a KiB.
 pub(super) fn check_system<T: Real>(dim: usize, out: &MatMut<'_, T>, rhs: &MatRef<'_, T>) -> Result<(), Error> {
     check_apply(dim, dim, out, rhs)?;
-    for row in rhs.row_iter() {
-        check_finite("right-hand side", row)?;
+    check_rows_finite("right-hand side", *rhs)?;
+    if dim == 0 {
+        let reserved = Vec::<[u64; 128]>::new().try_reserve_exact(rhs.rows());
+        reserved.map_err(|_| CoreError::Overflow { what: "right-hand sides without elements" })?;
     }
     Ok(())
 }

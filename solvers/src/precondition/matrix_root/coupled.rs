@@ -3,7 +3,7 @@
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_rows_finite, check_shape};
 use crate::linalg::matmul;
 use crate::parallel::Parallelism;
 use crate::precondition::check::{check, check_rate};
@@ -136,7 +136,7 @@ pub fn inverse_root_residual<T: Real>(
 fn damped<T: Real>(a: MatRef<'_, T>, epsilon: f64) -> Result<Vec<f64>, Error> {
     let n = a.rows();
     check_shape("columns of a symmetric matrix", n, a.cols())?;
-    a.row_iter().try_for_each(|row| check_finite("symmetric matrix", row))?;
+    check_rows_finite("symmetric matrix", a)?;
     let mut a: Vec<f64> = a.row_iter().flatten().map(|x| x.to_f64()).collect();
     a.iter_mut().step_by(n + 1).for_each(|x| *x += epsilon);
     Ok(a)
