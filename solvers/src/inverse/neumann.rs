@@ -6,6 +6,7 @@ use ascribe_core::reduce::norm2;
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
+use super::step_size::require;
 use crate::Error;
 use crate::error::{check_shape, zeros};
 use crate::parallel::{Parallelism, for_each};
@@ -87,7 +88,8 @@ pub struct Neumann {
     pub start: Start,
     /// Stop early when the residual is at most this times `|v|`; default 0: make all steps.
     pub rtol: f64,
-    /// Stop as diverged when the residual exceeds this times its first value; default `1e6`.
+    /// Stop as diverged when the residual exceeds this times the larger of its first value and `|v|`; at least 1, infinite
+    /// for never; default `1e6`.
     pub divergence: f64,
     /// Threads for the vector operations; default one.
     pub parallelism: Parallelism,
@@ -127,10 +129,12 @@ impl Neumann {
     ///
     /// # Errors
     /// A shape error when `op` is not square, a damping error, [`CoreError::Parameter`] for an `alpha` that is not
-    /// positive and finite.
+    /// positive and finite, an `rtol` that is negative or NaN, or a `divergence` that is below 1 or NaN.
     pub fn prepare<'o, T: Real>(&self, op: &'o dyn LinOp<T>) -> Result<PreparedNeumann<'o, T>, Error> {
         let dim = check_operator(op, self.damping)?;
         check_alpha(self.alpha)?;
+        check_divergence(self.divergence)?;
+        require("rtol", self.rtol, self.rtol >= 0.0, "at least 0")?;
         Ok(PreparedNeumann { options: *self, op, preconditioner: None, dim })
     }
 
@@ -147,6 +151,11 @@ impl Neumann {
         check_shape("preconditioner", prepared.dim, check_operator(inverse, 0.0)?)?;
         Ok(PreparedNeumann { preconditioner: Some(inverse), ..prepared })
     }
+}
+
+/// What ends a run of [`Iteration`]; infinity never does.
+pub(super) fn check_divergence(divergence: f64) -> Result<(), CoreError> {
+    require("divergence", divergence, divergence >= 1.0, "at least 1")
 }
 
 pub(super) fn check_alpha(alpha: f64) -> Result<(), Error> {

@@ -88,7 +88,8 @@ pub trait Solve<T: Real> {
     ///
     /// # Errors
     /// A shape error, or [`CoreError::NonFinite`] when `rhs` holds NaN or infinity; `out` is untouched then.
-    /// The operator's own errors, and [`CoreError::Overflow`] when its scratch does not fit into memory.
+    /// The operator's own errors, and [`CoreError::Overflow`] when its scratch, or what is kept of each of the
+    /// right-hand sides of length 0, does not fit into memory.
     fn solve(&self, out: MatMut<'_, T>, rhs: MatRef<'_, T>) -> Result<Vec<SolveReport>, Error>;
 }
 
@@ -119,7 +120,7 @@ impl<T: Real, S: Solve<T>> LinOp<T> for AsOperator<S> {
         self.0.dim()
     }
     /// Besides the errors of every operator, [`CoreError::Unsolved`] when a row's solver diverged or met negative
-    /// curvature.
+    /// curvature. `out` then holds what the solver gave: the solutions of the other rows, and the best iterate of this.
     fn apply(&self, out: MatMut<'_, T>, x: MatRef<'_, T>, _: &mut [T]) -> Result<(), CoreError> {
         check_apply(self.dim_in(), self.dim_out(), &out, &x)?;
         let reports = self.0.solve(out, x).map_err(|error| match error {
