@@ -100,7 +100,9 @@ impl<'a, T: Real> Woodbury<Dense<'a, T>, T> {
         let system = if m > n {
             matmul(MatMut::new(&mut gram, n, n)?, T::ZERO, T::ONE, psi.t(), psi, par)?;
             // In f64: the scale may be beyond the range of `T` although its product is not.
-            gram.iter_mut().for_each(|x| *x = T::from_f64(x.to_f64() * scale));
+            for x in &mut gram {
+                *x = T::from_f64(x.to_f64() * scale);
+            }
             System::Columns(factorise(gram, n, damping, par)?)
         } else {
             matmul(MatMut::new(&mut gram, m, m)?, T::ZERO, T::ONE, psi, psi.t(), par)?;

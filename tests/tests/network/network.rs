@@ -740,3 +740,15 @@ fn initial_values_follow_their_law() {
     assert_eq!(params, again);
     assert!(net.initialize(&mut params[1..], Stream::new(1, "init")).is_err());
 }
+
+/// 160 GB for one example, of a network that fits into a few megabytes.
+#[test]
+fn a_factor_that_does_not_fit_is_refused() {
+    let net = Mlp::new(&[1, 200_000], Activation::Identity, Loss::CrossEntropy).unwrap();
+    let (params, x) = (vec![0.0; net.params()], [1.0; 4]);
+    let x = MatRef::new(&x, 4, 1).unwrap();
+    let targets = Targets::Classes(&[0, 1, 2, 3]);
+    let lin = Linearized::new(&net, &params, x, targets, Reduction::Mean, Parallelism::Serial).unwrap();
+    let what = "Gauss-Newton factor";
+    assert_eq!(lin.gauss_newton_factor().err(), Some(Error::Core(CoreError::Overflow { what })));
+}
