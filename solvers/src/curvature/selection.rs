@@ -146,7 +146,8 @@ impl DampingIndicator {
             }
         } else {
             // There may be any number of gradients without elements.
-            for start in (0..if dim == 0 { 0 } else { n }).step_by(PANEL) {
+            let filled = if dim == 0 { 0 } else { n };
+            for start in (0..filled).step_by(PANEL) {
                 let rows = PANEL.min(n - start);
                 let j = wide(gradients.row_range(start, rows)?);
                 let j = MatRef::new(&j, rows, dim)?;
@@ -235,8 +236,8 @@ impl DampingIndicator {
     /// logarithm of the condition number where the mean stays close to the target.
     ///
     /// # Errors
-    /// [`CoreError::Parameter`] unless `0 < target < 1`, [`CoreError::Overflow`] as in [`mean_xi`](Self::mean_xi). There is no default: the one value seen in use, 0.5, is
-    /// unconfirmed, and many problems never fall as low.
+    /// [`CoreError::Parameter`] unless `0 < target < 1`, [`CoreError::Overflow`] as in [`mean_xi`](Self::mean_xi). There is
+    /// no default: the one value seen in use, 0.5, is unconfirmed, and many problems never fall as low.
     pub fn select(&self, target: f64) -> Result<DampingSelection, Error> {
         if !(target > 0.0 && target < 1.0) {
             return Err(CoreError::Parameter { what: "target xi", value: target, must_be: "between 0 and 1" }.into());

@@ -65,7 +65,8 @@ impl<T: Real> TiedRecord<T> {
         let mut mask = if masked { Some(zeros("joined mask", Some(rows))?) } else { None };
         let mut to = 0;
         // There may be any number of examples without a position.
-        for n in 0..if rows == 0 { 0 } else { examples } {
+        let filled = if rows == 0 { 0 } else { examples };
+        for n in 0..filled {
             for one in uses {
                 for from in n * one.positions()..(n + 1) * one.positions() {
                     inputs[to * d_in..(to + 1) * d_in].copy_from_slice(one.inputs().row(from));
