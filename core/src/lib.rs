@@ -12,7 +12,7 @@
 //! | `std` | yes | turns on `alloc`; square roots by the processor |
 //! | `alloc` | by `std` and `matrixmultiply` | convenience methods that allocate their own scratch, and the module `metric` |
 //! | `libm` | yes | `Scalar::exp` and its siblings, with the same bits on every platform |
-//! | `matrixmultiply` | yes | fast matrix products, which pack panels into memory of their own; without it plain loops |
+//! | `matrixmultiply` | yes | fast matrix products, which pack panels into memory; without it plain loops |
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -201,8 +201,8 @@ impl DampingIndicator {
     /// Cost: `4 dim` exponentials a query. Absolute error: a few `(dim + |ln t_k|) eps`, given the spectrum.
     ///
     /// # Errors
-    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory for
-    /// numbers of each query.
+    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory
+    /// for numbers of each query.
     pub fn ln_moments(&self, damping: f64) -> Result<Vec<[f64; 4]>, Error> {
         self.ln_powers(damping, [1, 2, 3, 4])
     }
@@ -210,8 +210,8 @@ impl DampingIndicator {
     /// $\xi(\lambda)$ of each query.
     ///
     /// # Errors
-    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory for
-    /// numbers of each query.
+    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory
+    /// for numbers of each query.
     pub fn xi(&self, damping: f64) -> Result<Vec<f64>, Error> {
         Ok(self.ln_powers(damping, [2, 3, 4])?.into_iter().map(|moments| xi(moments).unwrap_or(1.0)).collect())
     }
@@ -219,8 +219,8 @@ impl DampingIndicator {
     /// The mean of $\xi(\lambda)$ over the queries that `F` does not map to zero; 1 without any.
     ///
     /// # Errors
-    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory for
-    /// numbers of each query.
+    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory
+    /// for numbers of each query.
     pub fn mean_xi(&self, damping: f64) -> Result<f64, Error> {
         let moments = self.ln_powers(damping, [2, 3, 4])?;
         let values: Vec<f64> = moments.into_iter().filter_map(xi).collect();

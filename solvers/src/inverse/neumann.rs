@@ -88,8 +88,8 @@ pub struct Neumann {
     pub start: Start,
     /// Stop early when the residual is at most this times `|v|`; default 0: make all steps.
     pub rtol: f64,
-    /// Stop as diverged when the residual exceeds this times the larger of its first value and `|v|`; at least 1, infinite
-    /// for never; default `1e6`.
+    /// Stop as diverged when the residual exceeds this times the larger of its first value and `|v|`; at least 1,
+    /// infinite for never; default `1e6`.
     pub divergence: f64,
     /// Threads for the vector operations; default one.
     pub parallelism: Parallelism,

@@ -116,7 +116,8 @@ impl<T: Real, F: Adjoint<T>> Solve<T> for Woodbury<F, T> {
     fn dim(&self) -> usize {
         self.factor.dim_in()
     }
-    /// Besides the errors of every solver, [`Error::NoConvergence`] when the solution overflows; `out` is untouched then.
+    /// Besides the errors of every solver, [`Error::NoConvergence`] when the solution overflows; `out` is then
+    /// untouched.
     fn solve(&self, mut out: MatMut<'_, T>, rhs: MatRef<'_, T>) -> Result<Vec<SolveReport>, Error> {
         check_system(self.dim(), &out, &rhs)?;
         let (k, n) = (rhs.rows(), rhs.cols());
