@@ -79,7 +79,7 @@ pub enum Error {
         /// Where it is singular: the index of a zero on a diagonal, or of a block.
         index: usize,
     },
-    /// A solver that stands in for an operator found no solution.
+    /// A solver that stands in for an operator found no solution. The output then holds the best that it found.
     Unsolved {
         /// The row whose solver diverged or met negative curvature.
         row: usize,

@@ -10,9 +10,9 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `std` | yes | turns on `alloc`; square roots by the processor |
-//! | `alloc` | by `std` | convenience methods that allocate their own scratch, and the module `metric` |
+//! | `alloc` | by `std` and `matrixmultiply` | convenience methods that allocate their own scratch, and the module `metric` |
 //! | `libm` | yes | `Scalar::exp` and its siblings, with the same bits on every platform |
-//! | `matrixmultiply` | yes | fast matrix products; without it plain loops |
+//! | `matrixmultiply` | yes | fast matrix products, which pack panels into memory; without it plain loops |
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -209,6 +209,11 @@ pub(crate) fn apply_two<T: Real>(
     second(out, MatRef::new(middle, rows, cols)?, rest)
 }
 
+/// `out += alpha x`, two roundings an element. The shapes have been checked.
+pub(crate) fn add_scaled<T: Real>(mut out: MatMut<'_, T>, alpha: T, x: MatRef<'_, T>) {
+    out.for_each_row(|i, row| row.iter_mut().zip(x.row(i)).for_each(|(y, &x)| *y += alpha * x));
+}
+
 /// `op` applied to each row of `x`, in a new vector of `x.rows() * op.dim_out()` elements; allocates the scratch.
 ///
 /// # Errors

@@ -147,11 +147,10 @@ impl<'a, T: Real> LayerRecord<'a, T> {
         let mask = self.mask;
         let rows =
             if example < self.examples { example * self.positions..(example + 1) * self.positions } else { 0..0 };
-        let counts = move |row: usize| mask.is_none_or(|mask| mask[row]);
         let mut next = rows.start;
         core::iter::from_fn(move || {
-            let start = (next..rows.end).find(|&row| counts(row))?;
-            next = (start..rows.end).find(|&row| !counts(row)).unwrap_or(rows.end);
+            let start = (next..rows.end).find(|&row| mask.is_none_or(|mask| mask[row]))?;
+            next = mask.and_then(|mask| (start..rows.end).find(|&row| !mask[row])).unwrap_or(rows.end);
             Some(start..next)
         })
     }

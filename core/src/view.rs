@@ -236,10 +236,12 @@ impl<'a, T> MatMut<'a, T> {
         if self.cols == 0 { &mut [] } else { &mut self.data[i * self.stride..i * self.stride + self.cols] }
     }
 
-    /// Calls `f` with the index of each row and the row, in order.
+    /// Calls `f` with the index of each row and the row, in order; with none when the rows have no elements, for then
+    /// there may be any number of them.
     #[inline]
     pub fn for_each_row(&mut self, mut f: impl FnMut(usize, &mut [T])) {
-        for i in 0..self.rows {
+        let rows = if self.cols == 0 { 0 } else { self.rows };
+        for i in 0..rows {
             f(i, self.row_mut(i));
         }
     }

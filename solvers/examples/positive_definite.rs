@@ -10,6 +10,8 @@ use ascribe_solvers::linalg::{matmul, qr};
 use ascribe_solvers::parallel::Parallelism::Serial;
 use ascribe_solvers::precondition::{Gaps, Spectral, minimize_log_det};
 
+#[path = "plot/file.rs"]
+mod file;
 #[path = "plot/lines.rs"]
 mod lines;
 
@@ -19,7 +21,8 @@ const STEPS: usize = 120;
 const RATE: f64 = 0.3;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let path = std::env::args().nth(1).unwrap_or_else(|| "positive_definite.svg".to_owned());
+    let what = "Optimisation over positive definite matrices, for several regularisations of the gaps.";
+    let Some(path) = file::asked_for(what, "positive_definite.svg")? else { return Ok(()) };
     let (q, inverse) = problem()?;
     let variants = [
         ("strict gaps", Gaps::Strict),
@@ -41,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         curves.push(lines::Line { name: name.to_owned(), values: errors, dashed: gaps != Gaps::Strict });
     }
     std::fs::write(&path, lines::draw("Relative error of the inverse by Riemannian descent", "steps", 1e-16, &curves))?;
-    println!("\nwrote {path}");
+    println!("\nwrote {}", path.display());
     Ok(())
 }
 

@@ -52,6 +52,7 @@ pub use covariance::{Count, Covariances, LayerCovariance, LayerShape, Sharing};
 pub use damping::{Damping, Filter, Inversion};
 pub use diagonal::DiagonalFisher;
 pub use diffusion::{DenoiserJacobian, denoising_cotangents};
+pub(crate) use eigen_block::products;
 pub use eigen_block::{Basis, EigenBlock, NegativeEigenvalues};
 pub use eigen_function::EigenFunction;
 pub use embedding::{EmbeddingCorrection, EmbeddingCovariance, EmbeddingRecord};

@@ -169,6 +169,20 @@ pub(crate) fn check_finite<T: ascribe_core::Real>(what: &'static str, x: &[T]) -
     Ok(())
 }
 
+/// The rows of a matrix, none when they have no elements: there may then be any number of them.
+pub(crate) fn filled_rows<T>(x: ascribe_core::MatRef<'_, T>) -> impl Iterator<Item = &[T]> {
+    let rows = if x.cols() == 0 { 0 } else { x.rows() };
+    (0..rows).map(move |i| x.row(i))
+}
+
+/// As [`check_finite`], row by row; the index is that in the row.
+pub(crate) fn check_rows_finite<T: ascribe_core::Real>(
+    what: &'static str,
+    x: ascribe_core::MatRef<'_, T>,
+) -> Result<(), ascribe_core::Error> {
+    filled_rows(x).try_for_each(|row| check_finite(what, row))
+}
+
 /// A vector of `len` zeros, or an error where `vec!` would panic: for sizes that no slice of the caller vouches for.
 pub(crate) fn zeros<T: Clone + Default>(what: &'static str, len: Option<usize>) -> Result<Vec<T>, ascribe_core::Error> {
     let overflow = ascribe_core::Error::Overflow { what };

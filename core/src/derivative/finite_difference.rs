@@ -116,6 +116,10 @@ where
         let (scratch, _) = take_scratch(scratch, self.scratch_len(x.rows()))?;
         let (point, scratch) = take_scratch(scratch, self.params.len())?;
         let (plus, minus) = scratch.split_at_mut(self.params.len());
+        // There may be any number of rows without elements.
+        if out.cols() == 0 {
+            return Ok(());
+        }
         for i in 0..x.rows() {
             let v = x.row(i);
             let norm = reduce::norm2(v);

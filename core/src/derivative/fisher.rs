@@ -101,6 +101,10 @@ impl<T: Real> ExampleLinOp<T> for EmpiricalFisher<'_, T> {
         // N r / b: the mean over the batch on the scale of the full operator.
         let factor = T::from_f64(len as f64) * self.reduction.factor(len) / T::from_f64(indices.len() as f64);
         out.fill(T::ZERO);
+        // There may be any number of rows without elements.
+        if out.cols() == 0 {
+            return Ok(());
+        }
         for &index in indices {
             let gradient = self.gradients.row(index);
             for i in 0..x.rows() {

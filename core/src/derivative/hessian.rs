@@ -120,6 +120,10 @@ impl<M: DifferentiableGradient, T: Real> LinOp<T> for Hessian<'_, M, T> {
     }
     fn apply(&self, mut out: MatMut<'_, T>, x: MatRef<'_, T>, _: &mut [T]) -> Result<(), Error> {
         check_apply(self.dim_in(), self.dim_out(), &out, &x)?;
+        // There may be any number of rows without elements.
+        if out.cols() == 0 {
+            return Ok(());
+        }
         let mut work = zeros("dual numbers", self.params.len().saturating_mul(2))?;
         for i in 0..x.rows() {
             hvp(out.row_mut(i), &self.model, self.params, x.row(i), &mut work)?;

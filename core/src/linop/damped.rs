@@ -1,6 +1,5 @@
-use super::{Adjoint, Diagonal, Invertible, LinOp, PositiveSemidefinite, SelfAdjoint, check_apply};
+use super::{Adjoint, Diagonal, Invertible, LinOp, PositiveSemidefinite, SelfAdjoint, add_scaled, check_apply};
 use crate::error::{Error, check_damping, check_shape};
-use crate::reduce;
 use crate::scalar::Real;
 use crate::view::{MatMut, MatRef};
 
@@ -44,13 +43,6 @@ impl<A: LinOp<T>, T: Real> Damped<A, T> {
     pub fn lambda(&self) -> T {
         self.lambda
     }
-
-    fn add_damping(&self, mut out: MatMut<'_, T>, x: MatRef<'_, T>) -> Result<(), Error> {
-        for i in 0..x.rows() {
-            reduce::axpy(out.row_mut(i), self.lambda, x.row(i))?;
-        }
-        Ok(())
-    }
 }
 
 impl<A: LinOp<T>, T: Real> LinOp<T> for Damped<A, T> {
@@ -66,7 +58,8 @@ impl<A: LinOp<T>, T: Real> LinOp<T> for Damped<A, T> {
     fn apply(&self, mut out: MatMut<'_, T>, x: MatRef<'_, T>, scratch: &mut [T]) -> Result<(), Error> {
         check_apply(self.dim_in(), self.dim_out(), &out, &x)?;
         self.op.apply(out.rb_mut(), x, scratch)?;
-        self.add_damping(out, x)
+        add_scaled(out, self.lambda, x);
+        Ok(())
     }
 }
 
@@ -80,7 +73,8 @@ impl<A: Adjoint<T>, T: Real> Adjoint<T> for Damped<A, T> {
     fn apply_transpose(&self, mut out: MatMut<'_, T>, x: MatRef<'_, T>, scratch: &mut [T]) -> Result<(), Error> {
         check_apply(self.dim_out(), self.dim_in(), &out, &x)?;
         self.op.apply_transpose(out.rb_mut(), x, scratch)?;
-        self.add_damping(out, x)
+        add_scaled(out, self.lambda, x);
+        Ok(())
     }
 }
 

@@ -105,6 +105,10 @@ impl Dims {
         let Self { g_in, g_out, a_in, a_out } = self;
         let (first, scratch) = take_scratch(scratch, self.buffer_len())?;
         let (second, scratch) = take_scratch(scratch, self.buffer_len())?;
+        // There may be any number of rows without elements.
+        if out.cols() == 0 {
+            return Ok(());
+        }
         for i in 0..x.rows() {
             let v = MatRef::new(x.row(i), g_in, a_in)?;
             let v_at = &mut first[..g_in * a_out];

@@ -1,6 +1,5 @@
-use super::{Adjoint, LinOp, PositiveSemidefinite, SelfAdjoint, apply_two, check_apply};
+use super::{Adjoint, LinOp, PositiveSemidefinite, SelfAdjoint, add_scaled, apply_two, check_apply};
 use crate::error::{Error, check_shape};
-use crate::reduce;
 use crate::scalar::Real;
 use crate::view::{MatMut, MatRef};
 
@@ -41,14 +40,6 @@ impl<A, B> Sum<A, B> {
     }
 }
 
-/// `out += x`, the second of the two steps; the first put `B x` into `x`.
-fn add<T: Real>(mut out: MatMut<'_, T>, x: MatRef<'_, T>) -> Result<(), Error> {
-    for i in 0..x.rows() {
-        reduce::axpy(out.row_mut(i), T::ONE, x.row(i))?;
-    }
-    Ok(())
-}
-
 impl<T: Real, A: LinOp<T>, B: LinOp<T>> LinOp<T> for Sum<A, B> {
     fn dim_in(&self) -> usize {
         self.a.dim_in()
@@ -71,7 +62,8 @@ impl<T: Real, A: LinOp<T>, B: LinOp<T>> LinOp<T> for Sum<A, B> {
             |b_x, x, scratch| self.b.apply(b_x, x, scratch),
             |mut out, b_x, scratch| {
                 self.a.apply(out.rb_mut(), x, scratch)?;
-                add(out, b_x)
+                add_scaled(out, T::ONE, b_x);
+                Ok(())
             },
         )
     }
@@ -96,7 +88,8 @@ impl<T: Real, A: Adjoint<T>, B: Adjoint<T>> Adjoint<T> for Sum<A, B> {
             |b_x, x, scratch| self.b.apply_transpose(b_x, x, scratch),
             |mut out, b_x, scratch| {
                 self.a.apply_transpose(out.rb_mut(), x, scratch)?;
-                add(out, b_x)
+                add_scaled(out, T::ONE, b_x);
+                Ok(())
             },
         )
     }

@@ -171,6 +171,10 @@ impl<T: Real, I: AsRef<[usize]>, S: SjltEntries> LayerSketch<T> for FactGrass<I,
         check_shape("out columns", self.sjlt.buckets(), out.cols())?;
         check_shape("out rows", record.examples(), out.rows())?;
         let (scratch, _) = take_scratch(scratch, self.scratch_len(record))?;
+        // There may be any number of rows without elements.
+        if out.cols() == 0 {
+            return Ok(());
+        }
         let kept = self.sjlt.coordinates();
         let (gradients, scratch) = scratch.split_at_mut(EXAMPLES.min(record.examples()) * kept);
         let factor = self.mask_out.factor() * self.mask_in.factor();

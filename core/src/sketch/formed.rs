@@ -47,6 +47,10 @@ impl<T: Real, S: Sketch<T>> LayerSketch<T> for Formed<S> {
         check_shape("layer gradient", self.sketch.dim_in(), record.dim())?;
         check_shape("out columns", self.sketch.dim_out(), out.cols())?;
         check_shape("out rows", record.examples(), out.rows())?;
+        // There may be any number of rows without elements.
+        if out.cols() == 0 {
+            return Ok(());
+        }
         let (scratch, _) = take_scratch(scratch, self.scratch_len(record))?;
         let (gradient, scratch) = scratch.split_at_mut(record.dim());
         for example in 0..record.examples() {

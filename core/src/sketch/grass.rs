@@ -86,6 +86,10 @@ impl<T: Real, I: AsRef<[usize]>, S: SjltEntries + Adjoint<T>> Adjoint<T> for Gra
         let kept = self.mask.indices();
         let (values, _) = crate::error::take_scratch(scratch, kept.len())?;
         let factor = T::from_f64(self.mask.factor());
+        // There may be any number of rows without elements.
+        if out.cols() == 0 {
+            return Ok(());
+        }
         for i in 0..x.rows() {
             self.sjlt.apply_transpose(MatMut::from_row(values), MatRef::from_row(x.row(i)), &mut [])?;
             let out = out.row_mut(i);

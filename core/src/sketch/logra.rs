@@ -147,6 +147,10 @@ impl<T: Real> LayerSketch<T> for LoGra<'_, T> {
         check_shape("out columns", self.dim_out, out.cols())?;
         check_shape("out rows", record.examples(), out.rows())?;
         let (scratch, _) = take_scratch(scratch, self.scratch_len(record))?;
+        // There may be any number of rows without elements.
+        if out.cols() == 0 {
+            return Ok(());
+        }
         let block = Self::block(record).max(1);
         let (k_out, k_in, d_in) = (self.p_out.rows(), self.p_in.rows(), record.d_in());
         let weight = self.p_in.block(0, k_in, 0, d_in)?;

@@ -158,6 +158,10 @@ pub(super) fn scatter<T: Real>(
 ) -> Result<(), Error> {
     let rows = out.rows();
     let (scratch, _) = take_scratch(scratch, scratch_len(rows, entries.buckets()))?;
+    // There may be any number of rows without elements.
+    if out.cols() == 0 {
+        return Ok(());
+    }
     let mut row = 0;
     while rows - row >= LANES * WIDE {
         group::<T, WIDE>(&mut out, x, row, first, entries, scale, scratch);
@@ -265,6 +269,9 @@ pub(super) fn scatter_transpose<T: Real>(
     entries: &impl SjltEntries,
     scale: T,
 ) {
+    if out.rows() == 0 {
+        return;
+    }
     for first in (0..entries.coordinates()).step_by(TILE) {
         let len = TILE.min(entries.coordinates() - first);
         out.for_each_row(|_, row| row[first..first + len].fill(T::ZERO));

@@ -132,7 +132,7 @@ impl SelectiveMask {
     /// # Errors
     /// [`Error::Shape`] when a length does not fit; [`Error::Parameter`] for an option or `tau` out of range;
     /// [`Error::NonFinite`] with the query whose inner products are not finite; [`Error::Overflow`] when `q n` numbers
-    /// cannot be allocated.
+    /// or as many as there are logits cannot be allocated.
     pub fn loss<T: Real>(
         &self,
         query: MatRef<'_, T>,
@@ -242,15 +242,19 @@ impl SelectiveMask {
         stream: Stream,
     ) -> Result<[LearnedMask; N], Error> {
         self.check(self.temperature)?;
+        let len = dims.iter().try_fold(0_usize, |len, &dim| len.checked_add(dim));
+        let len = len.ok_or(Error::Overflow { what: "logits" })?;
         let starts: [usize; N] = core::array::from_fn(|part| dims[..part].iter().sum());
-        let len = dims.iter().sum();
         let mut logits: Vec<f64> = zeros("logits", len)?;
         let mut draws = stream.draws();
         logits.fill_with(|| 0.01 * draws.next_normal());
         let mut adam = Adam::new(len)?;
         let examples = train.examples();
         let batch = if self.batch == 0 { examples } else { self.batch.min(examples) };
-        let mut order: Vec<usize> = (0..examples).step_by(batch.max(1)).collect();
+        let mut order: Vec<usize> = Vec::new();
+        let batches = examples.div_ceil(batch.max(1));
+        order.try_reserve_exact(batches).map_err(|_| Error::Overflow { what: "batches" })?;
+        order.extend((0..examples).step_by(batch.max(1)));
         let mut epochs = 0;
         while epochs < self.epochs {
             let tau = COLDEST.max(self.temperature * Scalar::exp(-self.cooling * epochs as f64));

@@ -86,17 +86,22 @@ impl Srht {
     /// # Errors
     /// [`Error::Length`] for more rows than `p`, [`Error::Overflow`] when `p` does not fit or memory is short.
     pub fn draw(stream: Stream, cols: usize, rows: usize) -> Result<Self, Error> {
+        let padded = padded(cols)?;
+        // Before there is memory for so many.
+        if rows > padded {
+            return Err(Error::Length { what: "coordinates to draw from", needed: rows, got: padded });
+        }
         let mut sketch = Self::unset(cols, rows)?;
         for (block, words) in sketch.signs.iter_mut().enumerate() {
             *words = stream.words(block as u64, 0);
         }
-        stream.draws().sample_without_replacement(&mut sketch.rows, sketch.padded)?;
+        stream.draws().sample_without_replacement(&mut sketch.rows, padded)?;
         Ok(sketch)
     }
 
     fn unset(cols: usize, rows: usize) -> Result<Self, Error> {
         let overflow = Error::Overflow { what: "Hadamard transform" };
-        let padded = cols.checked_next_power_of_two().ok_or(overflow)?;
+        let padded = padded(cols)?;
         let mut signs = Vec::new();
         signs.try_reserve_exact(cols.div_ceil(BLOCK)).map_err(|_| overflow)?;
         signs.resize(cols.div_ceil(BLOCK), [0; 4]);
@@ -137,6 +142,11 @@ impl Srht {
             }
         }
     }
+}
+
+/// The power of two that vectors of length `cols` are padded to.
+fn padded(cols: usize) -> Result<usize, Error> {
+    cols.checked_next_power_of_two().ok_or(Error::Overflow { what: "Hadamard transform" })
 }
 
 impl<T: Real> LinOp<T> for Srht {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use lexopt::Parser;
 
-/// The largest count that any option takes: beyond it a run would not end.
+/// The largest number that [`count`] takes: beyond it a run would not end.
 pub(crate) const MAX_COUNT: usize = 1_000_000;
 
 /// What is wrong, and where to look.

@@ -165,7 +165,7 @@ fn gauss_newton(context: &Context<'_>) -> Result<Attribution, String> {
         return pcg(context, learned::ekfac, 300, 1e-5);
     }
     context.influence::<f64>(|train, attribute| {
-        let factor = train.gauss_newton_factor();
+        let factor = train.gauss_newton_factor()?;
         if factor.dim_out() < factor.dim_in() {
             let gram = factor.gram()?;
             attribute(&Woodbury::new(factor, gram, train.scale(), damping, par)?)

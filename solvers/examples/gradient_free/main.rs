@@ -11,6 +11,8 @@ use ascribe_core::random::{Draws, Stream};
 use ascribe_solvers::linalg::qr;
 use ascribe_solvers::precondition::Evolution;
 
+#[path = "../plot/file.rs"]
+mod file;
 #[path = "../plot/lines.rs"]
 mod lines;
 mod xnes;
@@ -22,7 +24,8 @@ const GOAL: f64 = 1e-10;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
-    let path = std::env::args().nth(1).unwrap_or_else(|| "gradient_free.svg".to_owned());
+    let what = "Search without gradients: an ellipsoid and Rosenbrock's valley, against xNES.";
+    let Some(path) = file::asked_for(what, "gradient_free.svg")? else { return Ok(()) };
     let mut draws = Stream::new(0, "rotation").draws();
     let normal: Vec<f64> = (0..N * N).map(|_| draws.next_normal()).collect();
     let rotation = qr(MatRef::new(&normal, N, N)?)?.q;
@@ -39,7 +42,7 @@ fn main() -> Result<(), Failure> {
         &path,
         lines::draw("Smallest loss so far, searched without gradients", "generations", 1e-20, &curves),
     )?;
-    println!("\ngenerations: until the loss is below {GOAL:e}\nwrote {path}");
+    println!("\ngenerations: until the loss is below {GOAL:e}\nwrote {}", path.display());
     Ok(())
 }
 

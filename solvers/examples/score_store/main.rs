@@ -5,6 +5,9 @@
 //! lists what can be changed.
 
 mod answer;
+#[path = "../attribute/argument.rs"]
+#[expect(dead_code, reason = "the other example has more kinds of options")]
+mod argument;
 mod gradients;
 mod options;
 

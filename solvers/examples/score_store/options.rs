@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use ascribe_solvers::store::Format;
-use lexopt::prelude::*;
+use lexopt::{Arg, Parser};
+
+use crate::argument::{advice, number, path, text};
 
 pub(crate) const HELP: &str = "\
 A store of gradients on disk: built, interrupted, resumed, and asked for the best rows of many queries.
@@ -22,6 +23,13 @@ Usage: cargo run --release -p ascribe-solvers --features store --example score_s
   --threads N     never changes a result                      [all cores]
   --help          this text
 ";
+
+/// More identifiers than these take more memory than most machines have.
+const MAX_ROWS: u64 = 100_000_000;
+/// A batch of rows of this length takes 256 MiB.
+const MAX_COLS: usize = 65_536;
+/// Queries, and rows that are kept for each.
+const MAX_ANSWERS: usize = 10_000;
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,34 +57,33 @@ impl Options {
             kill_at: None,
             threads: 0,
         };
-        let advice = |why: lexopt::Error| format!("{why}; --help lists the options");
-        let mut parser = lexopt::Parser::from_args(args);
-        while let Some(arg) = parser.next().map_err(advice)? {
-            let Long(name) = arg else { return Err(advice(arg.unexpected())) };
-            let name = name.to_owned();
-            if name == "help" {
-                return Ok(None);
-            }
-            let value = parser.value().map_err(advice)?;
+        let mut parser = Parser::from_args(args);
+        while let Some(arg) = parser.next().map_err(|why| advice(&why))? {
+            let name = match arg {
+                Arg::Short('h') => return Ok(None),
+                Arg::Long(name) => name.to_owned(),
+                other => return Err(advice(&other.unexpected())),
+            };
+            let value = &mut parser;
             match name.as_str() {
-                "dir" => options.dir = value.into(),
-                "rows" => options.rows = number(&name, &value)?,
-                "cols" => options.cols = number(&name, &value)?,
-                "format" => options.format = format_named(&value.to_string_lossy())?,
-                "queries" => options.queries = number(&name, &value)?,
-                "top" => options.top = number(&name, &value)?,
-                "kill-at" => options.kill_at = Some(number(&name, &value)?),
-                "threads" => options.threads = number(&name, &value)?,
-                _ => return Err(format!("there is no option --{name}; --help lists the options")),
+                "help" => return Ok(None),
+                "dir" => options.dir = path(value)?,
+                "rows" => options.rows = number(value, &name, 1..=MAX_ROWS, whole(MAX_ROWS))?,
+                "cols" => options.cols = number(value, &name, 1..=MAX_COLS, whole(MAX_COLS as u64))?,
+                "format" => options.format = format_named(&text(value)?)?,
+                "queries" => options.queries = number(value, &name, 1..=MAX_ANSWERS, whole(MAX_ANSWERS as u64))?,
+                "top" => options.top = number(value, &name, 1..=MAX_ANSWERS, whole(MAX_ANSWERS as u64))?,
+                "kill-at" => options.kill_at = Some(number(value, &name, 0.0..=1.0, "a number from 0 to 1")?),
+                "threads" => options.threads = number(value, &name, 1..=1024, whole(1024))?,
+                _ => return Err(format!("there is no option --{name}; --help lists them all")),
             }
         }
         Ok(Some(options))
     }
 }
 
-fn number<T: FromStr>(name: &str, value: &OsString) -> Result<T, String> {
-    let value = value.to_string_lossy();
-    value.parse().map_err(|_| format!("--{name} must be a number, got `{value}`"))
+fn whole(most: u64) -> String {
+    format!("a whole number from 1 to {most}")
 }
 
 fn format_named(name: &str) -> Result<Format, String> {

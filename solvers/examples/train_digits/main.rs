@@ -89,8 +89,27 @@ struct Run {
     best: f64,
 }
 
+const HELP: &str = "\
+Trains a network on the digits with every optimizer of the library.
+
+Usage: cargo run --release -p ascribe-solvers --example train_digits -- [OPTIONS]
+
+  --steps N      steps of each optimizer                  [200]
+  --seed N       where every random number comes from     [0]
+  --out FILE     where the picture is written             [train_digits.svg]
+  --help         this text
+";
+
 fn main() -> ExitCode {
-    match Options::parse().and_then(|options| compare(&options)) {
+    let result = match Options::parse() {
+        Ok(Some(options)) => compare(&options),
+        Ok(None) => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Err(why) => Err(why),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("train_digits: {why}");
@@ -106,13 +125,15 @@ struct Options {
 }
 
 impl Options {
-    fn parse() -> Result<Self, String> {
+    /// The options of the command line; `None` when only help is asked for.
+    fn parse() -> Result<Option<Self>, String> {
         let mut options = Self { steps: 200, seed: 0, out: "train_digits.svg".into() };
         let mut args = lexopt::Parser::from_env();
         while let Some(arg) = args.next().map_err(|why| why.to_string())? {
             let option = match arg {
+                lexopt::Arg::Short('h') | lexopt::Arg::Long("help") => return Ok(None),
                 lexopt::Arg::Long(name @ ("steps" | "seed" | "out")) => name.to_owned(),
-                _ => return Err(format!("{}; --steps N, --seed N and --out FILE are known", arg.unexpected())),
+                _ => return Err(format!("{}; --help lists the options", arg.unexpected())),
             };
             let value = args.value().map_err(|why| why.to_string())?;
             let number =
@@ -123,7 +144,7 @@ impl Options {
                 _ => options.out = value.into(),
             }
         }
-        Ok(options)
+        Ok(Some(options))
     }
 }
 

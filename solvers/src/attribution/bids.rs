@@ -3,7 +3,7 @@
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 
 use crate::Error;
-use crate::error::{check_finite, zeros};
+use crate::error::{check_rows_finite, zeros};
 use crate::parallel::{Parallelism, for_each};
 
 /// The greedy selection of BIDS, prepared for any budget: influences `A` `[n, V]` of training rows on validation
@@ -52,9 +52,7 @@ impl Bids {
             // No data vouch for the number of rows, so that a pass over them could take for ever.
             return Ok(Self { rows, cols, standardized: Vec::new(), sorted: Vec::new() });
         }
-        for row in influence.row_iter() {
-            check_finite("influence", row)?;
-        }
+        check_rows_finite("influence", influence)?;
         let len = rows.checked_mul(cols);
         let (mut columns, mut sorted): (Vec<f64>, Vec<usize>) =
             (zeros("standardised columns", len)?, zeros("sorted columns", len)?);

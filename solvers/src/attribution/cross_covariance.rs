@@ -79,7 +79,12 @@ impl CrossCovariance {
         check_shape("rows of b", a.rows(), b.rows())?;
         check_shape("columns of a", self.a.width(), a.cols())?;
         check_shape("columns of b", self.b.width(), b.cols())?;
-        self.rows.checked_add(a.rows() as u64).ok_or(CoreError::Overflow { what: "rows" })?;
+        let total = self.rows.checked_add(a.rows() as u64).ok_or(CoreError::Overflow { what: "rows" })?;
+        // There may be any number of rows without elements.
+        if a.cols() == 0 && b.cols() == 0 {
+            self.rows = total;
+            return Ok(());
+        }
         // The vectors of a side are few beside the products: tried on a copy, so that an error changes nothing.
         let (mut side_a, mut side_b, mut rows) = (self.a.clone(), self.b.clone(), self.rows);
         let size = (BLOCK_LEN / a.cols().saturating_add(b.cols()).max(1)).clamp(1, BLOCK);

@@ -6,7 +6,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 use super::ghost::tasks;
 use super::parts::BLOCK;
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_shape, filled_rows, zeros};
 use crate::linalg::matmul;
 use crate::parallel::{Parallelism, run};
 
@@ -26,7 +26,7 @@ pub fn query_contrast<T: Real>(out: &mut [T], toxic: MatRef<'_, T>, safe: MatRef
             return Err(CoreError::Empty { what: "queries" }.into());
         }
         let weight = sign / side.rows() as f64;
-        for row in side.row_iter() {
+        for row in filled_rows(side) {
             sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * x.to_f64());
         }
     }
@@ -218,7 +218,7 @@ fn quantile<T: Real>(scores: MatRef<'_, T>, q: f64) -> Result<f64, Error> {
         let must_be = "at least 0 and at most 1";
         return Err(CoreError::Parameter { what: "quantile", value: q, must_be }.into());
     }
-    let mut values: Vec<f64> = scores.row_iter().flatten().map(|x| x.to_f64()).collect();
+    let mut values: Vec<f64> = filled_rows(scores).flatten().map(|x| x.to_f64()).collect();
     check_finite("scores", &values)?;
     let Some(last) = values.len().checked_sub(1) else {
         return Err(CoreError::Empty { what: "scores" }.into());

@@ -7,7 +7,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 
 use super::ghost::{ghost_squared_norms, tasks};
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_rows_finite, check_shape, zeros};
 use crate::linalg::{matmul, svd};
 use crate::parallel::{Parallelism, run};
 
@@ -97,9 +97,7 @@ impl LowRankQuery {
         }
         let [d_out, weight_cols] = shape;
         check_shape("gradient columns", d_out.saturating_mul(weight_cols), gradients.cols())?;
-        for row in gradients.row_iter() {
-            check_finite("query gradients", row)?;
-        }
+        check_rows_finite("query gradients", gradients)?;
         let mut truncated: Vec<Truncated<T>> = zeros("queries", Some(gradients.rows()))?;
         let slots = truncated.iter_mut().zip(0..).collect();
         run(&mut vec![(); self.parallelism.workers()], slots, |(), (slot, query): (&mut Truncated<T>, usize)| {

@@ -248,6 +248,10 @@ impl<T: Real> Layer<T> {
             return self.coordinates(out, rows, |m| m, par);
         };
         let width = rows.cols();
+        // There may be any number of rows without elements.
+        if width == 0 {
+            return Ok(());
+        }
         let mut scratch: Vec<T> = zeros("block of coordinates", width.checked_mul(BLOCK.min(rows.rows())))?;
         for start in (0..rows.rows()).step_by(BLOCK) {
             let count = BLOCK.min(rows.rows() - start);

@@ -6,7 +6,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, Scalar};
 use super::parts::{check_parts, part_dots};
 use crate::Error;
 use crate::curvature::Gram;
-use crate::error::{check_shape, zeros};
+use crate::error::{check_shape, filled_rows, zeros};
 use crate::linalg::Cholesky;
 use crate::parallel::Parallelism;
 
@@ -107,7 +107,7 @@ impl TrakEnsemble {
         let rows = out.rows();
         let mut solved: Vec<Vec<f64>> = Vec::with_capacity(query.len());
         for (factor, query) in self.factors.iter().zip(query) {
-            let mut x: Vec<f64> = query.row_iter().flatten().map(|x| x.to_f64()).collect();
+            let mut x: Vec<f64> = filled_rows(*query).flatten().map(|x| x.to_f64()).collect();
             factor.solve_in_place(MatMut::new(&mut x, rows, query.cols())?, self.par)?;
             solved.push(x);
         }

@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 use ascribe_core::record::LayerRecord;
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
+use super::gram::checked_sum;
 use super::{Basis, EigenBlock, Fisher};
 use crate::Error;
 use crate::error::{check_finite, check_shape, zeros};
@@ -103,7 +104,8 @@ impl<'b, T: Real, F: Fisher> EigenvalueCorrection<'b, T, F> {
     ///
     /// # Errors
     /// [`Error::Block`] with the block's name around a shape error or, for NaN or infinity in an element that
-    /// counts or a square that `T` cannot hold, [`CoreError::NonFinite`]; nothing is added then.
+    /// counts or a square that `T` cannot hold, [`CoreError::NonFinite`], or, when there are too many examples to
+    /// count, [`CoreError::Overflow`]; nothing is added then.
     pub fn add(&mut self, record: &LayerRecord<'_, T>, more: &[MatRef<'_, T>]) -> Result<(), Error> {
         let block = self.block;
         self.add_unnamed(record, more).map_err(|error| error.in_block(block.name()))
@@ -115,6 +117,10 @@ impl<'b, T: Real, F: Fisher> EigenvalueCorrection<'b, T, F> {
         for draw in more {
             check_shape("rows of a further draw", record.output_grads().rows(), draw.rows())?;
             check_shape("columns of a further draw", record.d_out(), draw.cols())?;
+        }
+        // There may be any number of examples without one.
+        if record.positions() == 0 {
+            return Ok(());
         }
         for row in (0..record.examples()).flat_map(|n| record.runs(n)).flatten() {
             check_finite("inputs", record.inputs().row(row))?;
@@ -130,8 +136,9 @@ impl<'b, T: Real, F: Fisher> EigenvalueCorrection<'b, T, F> {
             self.add_group(&mut sum, group, 1 + more.len())?;
         }
         check_finite("squared gradients", &sum)?;
+        let examples = checked_sum("examples", self.examples, examples)?;
         self.sum.iter_mut().zip(&sum).for_each(|(sum, x)| *sum += x);
-        self.examples += examples;
+        self.examples = examples;
         Ok(())
     }
 
@@ -245,13 +252,15 @@ impl<'b, T: Real, F: Fisher> EigenvalueCorrection<'b, T, F> {
     /// Adds what `other` has seen: as if one accumulator had seen it all.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] when the two were begun on different bases.
+    /// [`Error::Block`] with the block's name around [`Error::Mismatch`] when the two were begun on different bases, or
+    /// [`CoreError::Overflow`] when there are too many examples to count; nothing is added then.
     pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
         if (self.block.left(), self.block.right()) != (other.block.left(), other.block.right()) {
             return Err(Error::Mismatch { what: "bases of the eigenvalues" }.in_block(self.block.name()));
         }
+        let examples = checked_sum("examples", self.examples, other.examples);
+        self.examples = examples.map_err(|error| error.in_block(self.block.name()))?;
         self.sum.iter_mut().zip(&other.sum).for_each(|(sum, x)| *sum += x);
-        self.examples += other.examples;
         Ok(())
     }
 

@@ -110,9 +110,9 @@ impl Counts {
 }
 
 impl LayerShape {
-    /// The columns of a gradient: the inputs, and one more with a bias.
+    /// The columns of a gradient: the inputs, and one more with a bias; `usize::MAX` when that does not fit.
     pub fn weight_cols(&self) -> usize {
-        self.d_in + usize::from(self.bias)
+        self.d_in.saturating_add(usize::from(self.bias))
     }
 }
 

@@ -4,7 +4,7 @@ use ascribe_core::record::LayerRecord;
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, zeros};
 use crate::linalg::matmul;
 use crate::parallel::{Parallelism, for_each};
 
@@ -68,7 +68,7 @@ impl DiagonalFisher {
         check_shape("gradient columns", self.dim(), gradients.cols())?;
         let examples = self.count(gradients.rows())?;
         if self.dim() > 0 {
-            gradients.row_iter().try_for_each(|row| check_finite("gradients", row))?;
+            check_rows_finite("gradients", gradients)?;
         }
         let tasks: Vec<_> = self.sums.chunks_mut(TASK_ENTRIES).enumerate().collect();
         for_each(self.par, tasks, |(chunk, sums)| {

@@ -105,6 +105,10 @@ impl<'a, T: Real> DenoiserJacobian<'a, T> {
     pub fn exact(&self, mut out: MatMut<'_, T>) -> Result<(), Error> {
         check_shape("rows of the draws", self.outputs * self.rows(), out.rows())?;
         check_shape("columns of the draws", self.d_out, out.cols())?;
+        // There may be any number of rows without elements.
+        if self.d_out == 0 {
+            return Ok(());
+        }
         let scale = T::from_f64(scale(self.outputs));
         for m in 0..self.samples {
             for p in 0..self.outputs {
@@ -131,6 +135,10 @@ impl<'a, T: Real> DenoiserJacobian<'a, T> {
         check_shape("columns of the draw", self.d_out, out.cols())?;
         check_shape("rows of the noise", self.samples, noise.rows())?;
         check_shape("columns of the noise", self.outputs, noise.cols())?;
+        // There may be any number of rows without elements.
+        if self.d_out == 0 {
+            return Ok(());
+        }
         let scale = T::from_f64(scale(self.outputs));
         for m in 0..self.samples {
             let noise = noise.row_range(m, 1)?;

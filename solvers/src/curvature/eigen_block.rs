@@ -5,7 +5,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 use super::damping::{Eigenvalues, Filter, mean};
 use super::{EigenFunction, Spectrum};
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_finite, check_rows_finite, check_shape, zeros};
 use crate::linalg::{Clamped, Eigen, matmul, symmetric_eigen};
 use crate::parallel::Parallelism;
 
@@ -91,7 +91,7 @@ impl<T: Real> EigenBlock<T> {
     ///
     /// # Errors
     /// [`Error::Block`] with `name` around a shape error, [`CoreError::NonFinite`] for NaN or infinity in a factor,
-    /// or [`Error::NoConvergence`].
+    /// [`CoreError::Overflow`] when the eigenvalues do not fit into memory, or [`Error::NoConvergence`].
     pub fn kronecker<S: Real>(name: &str, a: MatRef<'_, S>, g: MatRef<'_, S>, par: Parallelism) -> Result<Self, Error> {
         let build = || {
             let (right, mut clamped, a_values) = eigenbasis("input covariance", a, par)?;
@@ -129,7 +129,7 @@ impl<T: Real> EigenBlock<T> {
         right_values: Vec<f64>,
         clamped: NegativeEigenvalues,
     ) -> Result<Self, Error> {
-        let values = products(&left_values, &right_values);
+        let values = products(&left_values, &right_values)?;
         check_finite("eigenvalues of a layer", &values)?;
         let factors = Some([left_values, right_values]);
         Ok(Self { name: name.to_owned(), left, right, values, factors, clamped })
@@ -184,7 +184,7 @@ impl<T: Real> EigenBlock<T> {
         let check = || {
             check_not_negative("factor", &left)?;
             check_not_negative("factor", &right)?;
-            if self.values == products(&left, &right) {
+            if self.values == products(&left, &right)? {
                 Ok(())
             } else {
                 Err(Error::Mismatch { what: "eigenvalues and the products of the factors'" })
@@ -289,22 +289,25 @@ impl<T: Real> EigenBlock<T> {
     /// `2 rows cols (rows + cols)` flops.
     ///
     /// # Errors
-    /// [`CoreError::Overflow`] when a square of a basis does not fit into memory.
+    /// [`CoreError::Overflow`] when the diagonal or the square of a basis does not fit into memory.
     pub fn matrix_diagonal(&self) -> Result<Vec<f64>, Error> {
-        let square = |basis: &Basis<T>| match basis {
-            Basis::Units(_) => None,
-            Basis::Columns { vectors, .. } => Some(vectors.iter().map(|x| x.to_f64().powi(2)).collect::<Vec<f64>>()),
+        let square = |basis: &Basis<T>| {
+            let Basis::Columns { vectors, .. } = basis else { return Ok(None) };
+            let mut squares = zeros("square of a basis", Some(vectors.len()))?;
+            squares.iter_mut().zip(vectors).for_each(|(square, x)| *square = x.to_f64().powi(2));
+            Ok::<_, CoreError>(Some(squares))
         };
         let (rows, cols) = (self.rows(), self.cols());
-        let mut diagonal = self.values.clone();
-        if let Some(right) = square(&self.right) {
-            let mut out = vec![0.0; diagonal.len()];
+        let mut diagonal: Vec<f64> = zeros("diagonal of a block", Some(self.values.len()))?;
+        diagonal.copy_from_slice(&self.values);
+        if let Some(right) = square(&self.right)? {
+            let mut out = zeros("diagonal of a block", Some(diagonal.len()))?;
             let (values, right) = (MatRef::new(&diagonal, rows, cols)?, MatRef::new(&right, cols, cols)?);
             matmul(MatMut::new(&mut out, rows, cols)?, 0.0, 1.0, values, right.t(), Parallelism::Serial)?;
             diagonal = out;
         }
-        if let Some(left) = square(&self.left) {
-            let mut out = vec![0.0; diagonal.len()];
+        if let Some(left) = square(&self.left)? {
+            let mut out = zeros("diagonal of a block", Some(diagonal.len()))?;
             let (values, left) = (MatRef::new(&diagonal, rows, cols)?, MatRef::new(&left, rows, rows)?);
             matmul(MatMut::new(&mut out, rows, cols)?, 0.0, 1.0, left, values, Parallelism::Serial)?;
             diagonal = out;
@@ -325,7 +328,7 @@ impl<T: Real> EigenBlock<T> {
             None => scale(&mut self.values),
             Some([left, right]) => {
                 scale(left);
-                self.values = products(left, right);
+                fill_products(&mut self.values, left, right);
             }
         }
         Ok(())
@@ -402,9 +405,7 @@ fn eigenbasis<T: Real, S: Real>(
     par: Parallelism,
 ) -> Result<(Basis<T>, NegativeEigenvalues, Vec<f64>), Error> {
     check_shape("columns of a covariance", matrix.rows(), matrix.cols())?;
-    for row in matrix.row_iter() {
-        check_finite(what, row)?;
-    }
+    check_rows_finite(what, matrix)?;
     let mut eigen = symmetric_eigen(matrix, par)?;
     let largest = eigen.values.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
     let Clamped { count, most_negative } = eigen.clamp_negative();
@@ -415,8 +416,16 @@ fn eigenbasis<T: Real, S: Real>(
 }
 
 /// The eigenvalues `[left, right]` of a Kronecker product.
-fn products(left: &[f64], right: &[f64]) -> Vec<f64> {
-    left.iter().flat_map(|g| right.iter().map(move |a| g * a)).collect()
+pub(crate) fn products(left: &[f64], right: &[f64]) -> Result<Vec<f64>, CoreError> {
+    let mut out = zeros("eigenvalues", left.len().checked_mul(right.len()))?;
+    fill_products(&mut out, left, right);
+    Ok(out)
+}
+
+fn fill_products(out: &mut [f64], left: &[f64], right: &[f64]) {
+    for (out, g) in out.chunks_exact_mut(right.len().max(1)).zip(left) {
+        out.iter_mut().zip(right).for_each(|(x, a)| *x = g * a);
+    }
 }
 
 fn check_not_negative(what: &'static str, values: &[f64]) -> Result<(), Error> {

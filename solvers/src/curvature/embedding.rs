@@ -4,6 +4,7 @@ use core::marker::PhantomData;
 
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
+use super::gram::checked_sum;
 use super::{EigenBlock, Fisher};
 use crate::Error;
 use crate::error::{check_finite, check_shape, zeros};
@@ -42,6 +43,8 @@ impl<'a, T: Real> EmbeddingRecord<'a, T> {
         if let Some(mask) = mask {
             check_shape("mask elements", tokens.len(), mask.len())?;
         }
+        // Examples without a position add nothing, and may be any number.
+        let examples = if positions == 0 { 0 } else { examples };
         Ok(Self { tokens, output_grads, mask, examples, positions })
     }
 
@@ -116,6 +119,8 @@ const EXAMPLES: usize = 64;
 #[derive(Debug, Clone)]
 pub struct EmbeddingCovariance<F> {
     counts: Vec<u64>,
+    /// The sum of the counts, so that none of them overflows.
+    positions: u64,
     /// The sum of `g g^T`, `[dim, dim]`.
     sum: Vec<f64>,
     dim: usize,
@@ -132,7 +137,7 @@ impl<F: Fisher> EmbeddingCovariance<F> {
     pub fn new(tokens: usize, dim: usize, par: Parallelism) -> Result<Self, Error> {
         let counts = zeros("token counts", Some(tokens))?;
         let sum = zeros("covariance of the output gradients", dim.checked_mul(dim))?;
-        Ok(Self { counts, sum, dim, examples: 0, par, fisher: PhantomData })
+        Ok(Self { counts, positions: 0, sum, dim, examples: 0, par, fisher: PhantomData })
     }
 
     /// Adds a record, with `more` draws of the same examples as in
@@ -140,11 +145,14 @@ impl<F: Fisher> EmbeddingCovariance<F> {
     ///
     /// # Errors
     /// A shape error, [`CoreError::Index`] for a token outside the table, [`CoreError::NonFinite`] for a gradient that
-    /// is NaN or infinite, [`CoreError::Parameter`] for gradients whose squares may overflow; nothing is added then.
+    /// is NaN or infinite, [`CoreError::Parameter`] for gradients whose squares may overflow, [`CoreError::Overflow`]
+    /// when there are too many positions to count; nothing is added then.
     pub fn add<T: Real>(&mut self, record: &EmbeddingRecord<'_, T>, more: &[MatRef<'_, T>]) -> Result<(), Error> {
         let draws = record.draws(more)?;
         draws.iter().try_for_each(|draw| draw.check(self.counts.len(), self.dim))?;
-        let mut sum = vec![T::ZERO; self.sum.len()];
+        let rows = (0..record.examples).flat_map(|n| record.rows(n));
+        let positions = checked_sum("positions", self.positions, rows.count() as u64)?;
+        let mut sum = zeros("covariance of the output gradients", Some(self.sum.len()))?;
         for start in (0..record.examples).step_by(EXAMPLES) {
             for draw in &draws {
                 let (rows, grads) = draw.gather(start..record.examples.min(start + EXAMPLES));
@@ -154,6 +162,7 @@ impl<F: Fisher> EmbeddingCovariance<F> {
                 self.sum.iter_mut().zip(&sum).for_each(|(sum, x)| *sum += x.to_f64());
             }
         }
+        self.positions = positions;
         for n in 0..record.examples {
             record.rows(n).for_each(|row| self.counts[record.tokens[row]] += 1);
             self.examples += u64::from(record.rows(n).next().is_some());
@@ -169,10 +178,13 @@ impl<F: Fisher> EmbeddingCovariance<F> {
     /// Adds what `other` has seen.
     ///
     /// # Errors
-    /// A shape error when the tables differ in size.
+    /// A shape error when the tables differ in size, [`CoreError::Overflow`] when there are too many positions to
+    /// count; nothing is added then.
     pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
         check_shape("tokens of the table", self.counts.len(), other.counts.len())?;
         check_shape("columns of the table", self.dim, other.dim)?;
+        // Every example that counts has a position, so that there are no more of them.
+        self.positions = checked_sum("positions", self.positions, other.positions)?;
         self.counts.iter_mut().zip(&other.counts).for_each(|(sum, x)| *sum += x);
         self.sum.iter_mut().zip(&other.sum).for_each(|(sum, x)| *sum += x);
         self.examples += other.examples;
@@ -184,11 +196,10 @@ impl<F: Fisher> EmbeddingCovariance<F> {
     /// # Errors
     /// [`CoreError::Empty`] before any position that counts.
     pub fn frequencies(&self) -> Result<Vec<f64>, Error> {
-        let positions: u64 = self.counts.iter().sum();
-        if positions == 0 {
+        if self.positions == 0 {
             return Err(CoreError::Empty { what: "positions" }.into());
         }
-        Ok(self.counts.iter().map(|&count| count as f64 / positions as f64).collect())
+        Ok(self.counts.iter().map(|&count| count as f64 / self.positions as f64).collect())
     }
 
     /// The covariance of the output gradients, `[dim, dim]`: their sum over positions, over the number of examples.
@@ -252,16 +263,18 @@ impl<'b, T: Real, F: Fisher> EmbeddingCorrection<'b, T, F> {
         let dim = self.block.cols();
         let draws = record.draws(more)?;
         draws.iter().try_for_each(|draw| draw.check(self.block.rows(), dim))?;
+        let counted = (0..record.examples).filter(|&n| record.rows(n).next().is_some()).count();
+        let examples = checked_sum("examples", self.examples, counted as u64)?;
         if dim == 0 {
             return Ok(());
         }
         for start in (0..record.examples).step_by(EXAMPLES) {
-            let examples = start..record.examples.min(start + EXAMPLES);
+            let block = start..record.examples.min(start + EXAMPLES);
             for draw in &draws {
-                let (rows, grads) = draw.gather(examples.clone());
+                let (rows, grads) = draw.gather(block.clone());
                 let rotated = super::correction::rotate(grads, self.block.right(), self.par)?;
                 let mut first = 0;
-                for n in examples.clone() {
+                for n in block.clone() {
                     let length = draw.rows(n).count();
                     // The positions of the same token next to each other, in order.
                     let mut order: Vec<usize> = (first..first + length).collect();
@@ -277,7 +290,7 @@ impl<'b, T: Real, F: Fisher> EmbeddingCorrection<'b, T, F> {
                 }
             }
         }
-        self.examples += (0..record.examples).filter(|&n| record.rows(n).next().is_some()).count() as u64;
+        self.examples = examples;
         Ok(())
     }
 
@@ -289,13 +302,14 @@ impl<'b, T: Real, F: Fisher> EmbeddingCorrection<'b, T, F> {
     /// Adds what `other` has seen.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] when the two were begun on different bases.
+    /// As [`EigenvalueCorrection::merge`](super::EigenvalueCorrection::merge).
     pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
         if self.block.right() != other.block.right() || self.block.left() != other.block.left() {
             return Err(Error::Mismatch { what: "bases of the eigenvalues" }.in_block(self.block.name()));
         }
+        let examples = checked_sum("examples", self.examples, other.examples);
+        self.examples = examples.map_err(|error| error.in_block(self.block.name()))?;
         self.sum.iter_mut().zip(&other.sum).for_each(|(sum, x)| *sum += x);
-        self.examples += other.examples;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, Scalar, reduce};
 
 use super::spectrum::{Spectrum, bisect, check_damping};
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, filled_rows, zeros};
 use crate::linalg::{matmul, symmetric_eigen};
 use crate::parallel::{Parallelism, for_each};
 
@@ -102,9 +102,7 @@ impl DampingIndicator {
     /// A shape error, [`CoreError::NonFinite`] for NaN or infinity.
     pub fn new<T: Real>(eigenvalues: &[T], projections: MatRef<'_, T>, par: Parallelism) -> Result<Self, Error> {
         check_shape("projection columns", eigenvalues.len(), projections.cols())?;
-        for row in projections.row_iter() {
-            check_finite("projections", row)?;
-        }
+        check_rows_finite("projections", projections)?;
         let values: Vec<f64> = eigenvalues.iter().map(|value| value.to_f64()).collect();
         let ln_values: Vec<f64> = values.iter().map(|value| Scalar::ln(value.max(0.0))).collect();
         let weight = |q: usize, i: usize| ln_values[i] + 2.0 * Scalar::ln(projections.row(q)[i].to_f64().abs());
@@ -131,7 +129,7 @@ impl DampingIndicator {
             return Err(CoreError::Empty { what: "gradients" }.into());
         }
         for (what, rows) in [("gradients", gradients), ("queries", queries)] {
-            rows.row_iter().try_for_each(|row| check_finite(what, row))?;
+            check_rows_finite(what, rows)?;
         }
         let order = n.min(dim);
         let mut matrix = zeros("curvature matrix", order.checked_mul(order))?;
@@ -147,7 +145,9 @@ impl DampingIndicator {
                 matmul(MatMut::new(&mut seen, count, n)?, 1.0, 1.0, q, j.t(), par)?;
             }
         } else {
-            for start in (0..n).step_by(PANEL) {
+            // There may be any number of gradients without elements.
+            let filled = if dim == 0 { 0 } else { n };
+            for start in (0..filled).step_by(PANEL) {
                 let rows = PANEL.min(n - start);
                 let j = wide(gradients.row_range(start, rows)?);
                 let j = MatRef::new(&j, rows, dim)?;
@@ -201,7 +201,8 @@ impl DampingIndicator {
     /// Cost: `4 dim` exponentials a query. Absolute error: a few `(dim + |ln t_k|) eps`, given the spectrum.
     ///
     /// # Errors
-    /// [`CoreError::Damping`] when `damping` is negative or not finite.
+    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory
+    /// for numbers of each query.
     pub fn ln_moments(&self, damping: f64) -> Result<Vec<[f64; 4]>, Error> {
         self.ln_powers(damping, [1, 2, 3, 4])
     }
@@ -209,7 +210,8 @@ impl DampingIndicator {
     /// $\xi(\lambda)$ of each query.
     ///
     /// # Errors
-    /// [`CoreError::Damping`] when `damping` is negative or not finite.
+    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory
+    /// for numbers of each query.
     pub fn xi(&self, damping: f64) -> Result<Vec<f64>, Error> {
         Ok(self.ln_powers(damping, [2, 3, 4])?.into_iter().map(|moments| xi(moments).unwrap_or(1.0)).collect())
     }
@@ -217,7 +219,8 @@ impl DampingIndicator {
     /// The mean of $\xi(\lambda)$ over the queries that `F` does not map to zero; 1 without any.
     ///
     /// # Errors
-    /// [`CoreError::Damping`] when `damping` is negative or not finite.
+    /// [`CoreError::Damping`] when `damping` is negative or not finite, [`CoreError::Overflow`] when there is no memory
+    /// for numbers of each query.
     pub fn mean_xi(&self, damping: f64) -> Result<f64, Error> {
         let moments = self.ln_powers(damping, [2, 3, 4])?;
         let values: Vec<f64> = moments.into_iter().filter_map(xi).collect();
@@ -233,8 +236,8 @@ impl DampingIndicator {
     /// logarithm of the condition number where the mean stays close to the target.
     ///
     /// # Errors
-    /// [`CoreError::Parameter`] unless `0 < target < 1`. There is no default: the one value seen in use, 0.5, is
-    /// unconfirmed, and many problems never fall as low.
+    /// [`CoreError::Parameter`] unless `0 < target < 1`, [`CoreError::Overflow`] as in [`mean_xi`](Self::mean_xi). There is
+    /// no default: the one value seen in use, 0.5, is unconfirmed, and many problems never fall as low.
     pub fn select(&self, target: f64) -> Result<DampingSelection, Error> {
         if !(target > 0.0 && target < 1.0) {
             return Err(CoreError::Parameter { what: "target xi", value: target, must_be: "between 0 and 1" }.into());
@@ -277,7 +280,10 @@ impl DampingIndicator {
         };
         let ln_damped: Vec<f64> = self.seen.iter().map(ln_damped).collect();
         let width = self.seen.len();
-        let mut moments = vec![[f64::NEG_INFINITY; K]; self.queries];
+        let mut moments = Vec::new();
+        let reserved = moments.try_reserve_exact(self.queries);
+        reserved.map_err(|_| CoreError::Overflow { what: "moments of the queries" })?;
+        moments.resize(self.queries, [f64::NEG_INFINITY; K]);
         let tasks: Vec<_> = moments.iter_mut().zip(self.ln_weights.chunks_exact(width.max(1))).collect();
         for_each(self.parallelism, tasks, |(moments, ln_weights)| {
             *moments = powers.map(|k| ln_sum_exp(ln_weights, &ln_damped, f64::from(k)));
@@ -304,5 +310,5 @@ fn xi([t2, t3, t4]: [f64; 3]) -> Option<f64> {
 }
 
 fn wide<T: Real>(x: MatRef<'_, T>) -> Vec<f64> {
-    x.row_iter().flatten().map(|x| x.to_f64()).collect()
+    filled_rows(x).flatten().map(|x| x.to_f64()).collect()
 }

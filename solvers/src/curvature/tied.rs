@@ -61,15 +61,18 @@ impl<T: Real> TiedRecord<T> {
         let mut inputs = zeros("joined inputs", rows.and_then(|rows| rows.checked_mul(d_in)))?;
         let mut output_grads = zeros("joined output gradients", rows.and_then(|rows| rows.checked_mul(d_out)))?;
         let (positions, rows) = (positions.unwrap_or(0), rows.unwrap_or(0));
-        let mut mask = uses.iter().any(|one| one.mask().is_some()).then(|| vec![true; rows]);
+        let masked = uses.iter().any(|one| one.mask().is_some());
+        let mut mask = if masked { Some(zeros("joined mask", Some(rows))?) } else { None };
         let mut to = 0;
-        for n in 0..examples {
+        // There may be any number of examples without a position.
+        let filled = if rows == 0 { 0 } else { examples };
+        for n in 0..filled {
             for one in uses {
                 for from in n * one.positions()..(n + 1) * one.positions() {
                     inputs[to * d_in..(to + 1) * d_in].copy_from_slice(one.inputs().row(from));
                     output_grads[to * d_out..(to + 1) * d_out].copy_from_slice(one.output_grads().row(from));
-                    if let (Some(mask), Some(own)) = (&mut mask, one.mask()) {
-                        mask[to] = own[from];
+                    if let Some(mask) = &mut mask {
+                        mask[to] = one.mask().is_none_or(|own| own[from]);
                     }
                     to += 1;
                 }

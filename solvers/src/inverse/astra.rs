@@ -294,8 +294,8 @@ impl<'o, T: Real> PreparedAstra<'o, T> {
         let tail = self.options.tail_average.map_or(0, |fraction| (fraction * steps as f64).ceil() as usize);
         let first = self.options.start.point(rhs, self.alpha, Some(self.inverse))?;
         let mut batch = self.batch_space()?;
-        let mut scratch = vec![T::ZERO; self.scratch_len(rhs.rows(), batch.len())];
-        let mut state = iteration.start(rhs, first, tail > 0);
+        let mut scratch = zeros("operator scratch", Some(self.scratch_len(rhs.rows(), batch.len())))?;
+        let mut state = iteration.start(rhs, first, tail > 0)?;
         for step in 0..steps {
             if step.checked_rem(monitor_every) == Some(0) {
                 iteration.evaluate(&mut state, rhs, step)?;

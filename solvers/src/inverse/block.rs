@@ -3,6 +3,7 @@
 use ascribe_core::{LinOp, MatMut, MatRef, Real};
 
 use crate::Error;
+use crate::error::zeros;
 use crate::parallel::{Parallelism, for_each};
 
 /// A product with one vector of each right-hand side, in memory that is reused from step to step.
@@ -35,7 +36,10 @@ impl<T: Real> SharedProduct<T> {
             self.input.extend_from_slice(vector(column));
         }
         self.output.resize(self.input.len(), T::ZERO);
-        self.scratch.resize(op.scratch_len(rows), T::ZERO);
+        let needed = op.scratch_len(rows);
+        if self.scratch.len() < needed {
+            self.scratch = zeros("operator scratch", Some(needed))?;
+        }
         let output = MatMut::new(&mut self.output, rows, dim)?;
         op.apply(output, MatRef::new(&self.input, rows, dim)?, &mut self.scratch)?;
         let tasks = columns.into_iter().zip(self.output.chunks_exact_mut(dim)).collect();

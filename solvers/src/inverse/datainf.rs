@@ -6,7 +6,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 use super::report::{Solve, SolveReport, check_system};
 use crate::Error;
 use crate::curvature::Damping;
-use crate::error::{check_shape, zeros};
+use crate::error::{check_shape, filled_rows, zeros};
 use crate::linalg::matmul;
 use crate::network::Linearized;
 use crate::parallel::Parallelism;
@@ -63,9 +63,11 @@ impl<T: Real> GradientSource<T> for MatRef<'_, T> {
         self.cols()
     }
     fn for_each_block(&self, visit: &mut dyn FnMut(MatRef<'_, T>) -> Result<(), Error>) -> Result<(), Error> {
+        // There may be any number of rows without elements: they are one block.
+        let size = if self.cols() == 0 { self.rows().max(1) } else { BLOCK };
         (0..self.rows())
-            .step_by(BLOCK)
-            .try_for_each(|start| visit(self.row_range(start, BLOCK.min(self.rows() - start))?))
+            .step_by(size)
+            .try_for_each(|start| visit(self.row_range(start, size.min(self.rows() - start))?))
     }
 }
 
@@ -138,8 +140,8 @@ impl DataInf {
         let mut examples = 0;
         source.for_each_block(&mut |block| {
             check_shape("gradient block columns", dim, block.cols())?;
-            examples += block.rows();
-            for (i, row) in block.row_iter().enumerate() {
+            examples = block.rows().checked_add(examples).ok_or(CoreError::Overflow { what: "gradients" })?;
+            for (i, row) in filled_rows(block).enumerate() {
                 check_gradient(i, row)?;
                 for layer in &mut layers {
                     layer.squares.push(norm2(&row[layer.start..layer.start + layer.len]).to_f64().powi(2));
@@ -197,7 +199,12 @@ impl<T: Real, S: GradientSource<T>> Solve<T> for DataInfInverse<S> {
         self.source.for_each_block(&mut |block| {
             let rows = block.rows();
             check_shape("gradient block columns", self.dim, block.cols())?;
-            check_shape("gradients (at most those of before)", self.examples.min(seen + rows), seen + rows)?;
+            let total = rows.saturating_add(seen);
+            check_shape("gradients (at most those of before)", self.examples.min(total), total)?;
+            if self.dim == 0 {
+                seen = total;
+                return Ok(());
+            }
             along.resize(rows * k, T::ZERO);
             for layer in self.layers.iter().filter(|layer| layer.len > 0) {
                 let g = block.block(0, rows, layer.start, layer.len)?;
@@ -212,7 +219,7 @@ impl<T: Real, S: GradientSource<T>> Solve<T> for DataInfInverse<S> {
                 let sums = MatMut::new(&mut sums, k, self.dim)?.block(0, k, layer.start, layer.len)?;
                 matmul(sums, T::ONE, T::ONE, MatRef::new(&along, rows, k)?.t(), g, par)?;
             }
-            seen += rows;
+            seen = total;
             Ok(())
         })?;
         check_shape("gradients", self.examples, seen)?;

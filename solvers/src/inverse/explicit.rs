@@ -4,7 +4,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, check_operator, check_system};
 use crate::Error;
-use crate::error::zeros;
+use crate::error::{filled_rows, zeros};
 use crate::linalg::{Cholesky, Eigen, Ldlt, matmul, symmetric_eigen};
 use crate::parallel::Parallelism;
 
@@ -91,12 +91,12 @@ impl<T: Real> Solve<T> for ExplicitInverse<T> {
         check_system(self.dim, &out, &rhs)?;
         match &self.factor {
             Factor::Definite(cholesky) => {
-                let mut x: Vec<T> = rhs.row_iter().flatten().copied().collect();
+                let mut x: Vec<T> = filled_rows(rhs).flatten().copied().collect();
                 cholesky.solve_in_place(MatMut::new(&mut x, rhs.rows(), self.dim)?, self.parallelism)?;
                 out.copy_from(MatRef::new(&x, rhs.rows(), self.dim)?)?;
             }
             Factor::Indefinite(ldlt) => {
-                let mut wide: Vec<f64> = rhs.row_iter().flatten().map(|v| v.to_f64()).collect();
+                let mut wide: Vec<f64> = filled_rows(rhs).flatten().map(|v| v.to_f64()).collect();
                 ldlt.solve_in_place(MatMut::new(&mut wide, rhs.rows(), self.dim)?)?;
                 narrow(&mut out, &wide);
             }
@@ -158,7 +158,7 @@ impl ExplicitSpectrum {
             return Err(CoreError::Singular { what: "damped matrix", index }.into());
         }
         let k = rhs.rows();
-        let wide: Vec<f64> = rhs.row_iter().flatten().map(|v| v.to_f64()).collect();
+        let wide: Vec<f64> = filled_rows(rhs).flatten().map(|v| v.to_f64()).collect();
         let vectors = MatRef::new(&self.eigen.vectors, n, n)?;
         let mut rotated = vec![0.0; k * n];
         matmul(MatMut::new(&mut rotated, k, n)?, 0.0, 1.0, MatRef::new(&wide, k, n)?, vectors, self.parallelism)?;
@@ -194,8 +194,8 @@ const BLOCK: usize = 64;
 fn materialize<T: Real>(op: &dyn LinOp<T>) -> Result<Vec<T>, Error> {
     let dim = op.dim_in();
     let mut a = zeros("explicit matrix", dim.checked_mul(dim))?;
-    let mut identity = vec![T::ZERO; BLOCK.min(dim) * dim];
-    let mut scratch = vec![T::ZERO; op.scratch_len(BLOCK.min(dim))];
+    let mut identity: Vec<T> = zeros("rows of the identity", BLOCK.min(dim).checked_mul(dim))?;
+    let mut scratch = zeros("operator scratch", Some(op.scratch_len(BLOCK.min(dim))))?;
     for start in (0..dim).step_by(BLOCK) {
         let rows = BLOCK.min(dim - start);
         identity.fill(T::ZERO);

@@ -7,6 +7,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::Stop;
 use crate::Error;
+use crate::error::zeros;
 use crate::parallel::{Parallelism, for_each};
 
 /// Elements of a row that one task updates: 256 KiB of `f32` over the four vectors that it touches.
@@ -161,20 +162,20 @@ impl<T: Real> State<T> {
 
 impl<T: Real> HeavyBall<'_, T> {
     /// The state at the first iterates `x`, `[k, n]`.
-    pub(super) fn start(&self, rhs: MatRef<'_, T>, mut x: Vec<T>, with_mean: bool) -> State<T> {
+    pub(super) fn start(&self, rhs: MatRef<'_, T>, mut x: Vec<T>, with_mean: bool) -> Result<State<T>, Error> {
         let (k, n) = (rhs.rows(), rhs.cols());
         let rows = rhs.row_iter().enumerate().map(|(i, v)| Progress::new(&mut x[i * n..(i + 1) * n], v)).collect();
         let scratch = self.inverse.scratch_len(k).max(self.monitor.map_or(0, |monitor| monitor.scratch_len(k)));
-        State {
+        Ok(State {
             next: vec![T::ZERO; k * n],
             direction: vec![T::ZERO; k * n],
             momentum: vec![T::ZERO; k * n],
             best: if self.monitor.is_some() { x.clone() } else { Vec::new() },
             mean: if with_mean { x.clone() } else { Vec::new() },
-            scratch: vec![T::ZERO; scratch],
+            scratch: zeros("operator scratch", Some(scratch))?,
             x,
             rows,
-        }
+        })
     }
 
     /// Evaluates the objective `x A x / 2 - x . v` of every right-hand side that runs, if there is a monitor.

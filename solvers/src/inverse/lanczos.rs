@@ -102,7 +102,7 @@ impl Lanczos {
     /// # Errors
     /// A shape error when `op` is not square or `start` is of another length; [`CoreError::Parameter`] when `start`
     /// is zero or the tolerance is negative or NaN; [`CoreError::NonFinite`] in `start` or a product;
-    /// [`CoreError::Overflow`] when the basis does not fit; the operator's own errors.
+    /// [`CoreError::Overflow`] when the basis or the operator's scratch does not fit; the operator's own errors.
     pub fn decompose_from<T: Real>(&self, op: &dyn LinOp<T>, start: &[T]) -> Result<LanczosBasis<T>, Error> {
         let dim = check_operator(op, 0.0)?;
         check_shape("Lanczos start", dim, start.len())?;
@@ -120,7 +120,7 @@ impl Lanczos {
         let overflow = CoreError::Overflow { what: "Lanczos basis" };
         let mut vectors: Vec<T> = Vec::new();
         vectors.try_reserve_exact(limit.checked_mul(dim).ok_or(overflow)?).map_err(|_| overflow)?;
-        let mut scratch = vec![T::ZERO; op.scratch_len(1)];
+        let mut scratch = zeros("operator scratch", Some(op.scratch_len(1)))?;
         let tolerance = self.tolerance.max(4.0 * (dim as f64).sqrt() * T::EPSILON.to_f64());
         // Column j of the upper Hessenberg matrix down to its diagonal, and below that the norm of what is left.
         let mut columns: Vec<Vec<f64>> = Vec::new();

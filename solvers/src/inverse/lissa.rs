@@ -5,7 +5,7 @@ use core::fmt;
 use ascribe_core::random::Stream;
 use ascribe_core::{Error as CoreError, ExampleLinOp, MatMut, MatRef, Real};
 
-use super::neumann::{Iteration, Progress, Start, check_alpha};
+use super::neumann::{Iteration, Progress, Start, check_alpha, check_divergence};
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
 use crate::Error;
 use crate::error::zeros;
@@ -66,7 +66,8 @@ pub struct Lissa {
     pub batch: Batch,
     /// Seed of the batches; default 0.
     pub seed: u64,
-    /// Stop a run as diverged when its residual exceeds this times the first; default `1e6`.
+    /// Stop a run as diverged when its residual exceeds this times the larger of the first one and `|v|`; at least 1,
+    /// infinite for never; default `1e6`.
     pub divergence: f64,
     /// Threads for the vector operations; default one.
     pub parallelism: Parallelism,
@@ -116,10 +117,12 @@ impl Lissa {
     ///
     /// # Errors
     /// A shape error when `op` is not square, a damping error, [`CoreError::Parameter`] for an `alpha` that is not
-    /// positive and finite or when `repeats` or the batch is 0, [`CoreError::Empty`] without examples.
+    /// positive and finite, a `divergence` that is below 1 or NaN, or when `repeats` or the batch is 0,
+    /// [`CoreError::Empty`] without examples.
     pub fn prepare<'o, T: Real>(&self, op: &'o dyn ExampleLinOp<T>) -> Result<PreparedLissa<'o, T>, Error> {
         check_operator(op, self.damping)?;
         check_alpha(self.alpha)?;
+        check_divergence(self.divergence)?;
         if op.examples() == 0 {
             return Err(CoreError::Empty { what: "examples" }.into());
         }
@@ -154,7 +157,7 @@ impl<T: Real> PreparedLissa<'_, T> {
             Batch::Sampled(size) => zeros("batch", Some(size))?,
         };
         let scratch = self.op.scratch_len(rhs.rows()).max(self.op.examples_scratch_len(rhs.rows(), batch.len()));
-        let mut scratch = vec![T::ZERO; scratch];
+        let mut scratch = zeros("operator scratch", Some(scratch))?;
         for step in 1..=steps {
             let done = iteration.step(&mut state, rhs, step, |out, x| match self.options.batch {
                 Batch::Full => self.op.apply(out, x, &mut scratch),

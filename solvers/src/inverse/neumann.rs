@@ -6,8 +6,9 @@ use ascribe_core::reduce::norm2;
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::{Solve, SolveReport, Stop, check_operator, check_system};
+use super::step_size::require;
 use crate::Error;
-use crate::error::check_shape;
+use crate::error::{check_shape, zeros};
 use crate::parallel::{Parallelism, for_each};
 
 /// Where an iteration starts.
@@ -39,7 +40,7 @@ impl Start {
             (Self::Zero, _) => x.fill(T::ZERO),
             (Self::AlphaRhs, _) => ascribe_core::reduce::scale(&mut x, T::from_f64(alpha)),
             (Self::PreconditionedRhs, Some(inverse)) => {
-                let mut scratch = vec![T::ZERO; inverse.scratch_len(k)];
+                let mut scratch = zeros("operator scratch", Some(inverse.scratch_len(k)))?;
                 inverse.apply(MatMut::new(&mut x, k, n)?, rhs, &mut scratch)?;
             }
             (Self::Rhs | Self::PreconditionedRhs, _) => {}
@@ -87,7 +88,8 @@ pub struct Neumann {
     pub start: Start,
     /// Stop early when the residual is at most this times `|v|`; default 0: make all steps.
     pub rtol: f64,
-    /// Stop as diverged when the residual exceeds this times its first value; default `1e6`.
+    /// Stop as diverged when the residual exceeds this times the larger of its first value and `|v|`; at least 1,
+    /// infinite for never; default `1e6`.
     pub divergence: f64,
     /// Threads for the vector operations; default one.
     pub parallelism: Parallelism,
@@ -127,10 +129,12 @@ impl Neumann {
     ///
     /// # Errors
     /// A shape error when `op` is not square, a damping error, [`CoreError::Parameter`] for an `alpha` that is not
-    /// positive and finite.
+    /// positive and finite, an `rtol` that is negative or NaN, or a `divergence` that is below 1 or NaN.
     pub fn prepare<'o, T: Real>(&self, op: &'o dyn LinOp<T>) -> Result<PreparedNeumann<'o, T>, Error> {
         let dim = check_operator(op, self.damping)?;
         check_alpha(self.alpha)?;
+        check_divergence(self.divergence)?;
+        require("rtol", self.rtol, self.rtol >= 0.0, "at least 0")?;
         Ok(PreparedNeumann { options: *self, op, preconditioner: None, dim })
     }
 
@@ -147,6 +151,11 @@ impl Neumann {
         check_shape("preconditioner", prepared.dim, check_operator(inverse, 0.0)?)?;
         Ok(PreparedNeumann { preconditioner: Some(inverse), ..prepared })
     }
+}
+
+/// What ends a run of [`Iteration`]; infinity never does.
+pub(super) fn check_divergence(divergence: f64) -> Result<(), CoreError> {
+    require("divergence", divergence, divergence >= 1.0, "at least 1")
 }
 
 pub(super) fn check_alpha(alpha: f64) -> Result<(), Error> {
@@ -168,7 +177,7 @@ impl<T: Real> Solve<T> for PreparedNeumann<'_, T> {
         let iteration =
             Iteration { alpha, damping, rtol, divergence, parallelism, preconditioner: self.preconditioner };
         let mut state = iteration.start(rhs, start)?;
-        let mut scratch = vec![T::ZERO; self.op.scratch_len(rhs.rows())];
+        let mut scratch = zeros("operator scratch", Some(self.op.scratch_len(rhs.rows())))?;
         for step in 1..=steps {
             let all_done = iteration.step(&mut state, rhs, step, |out, x| self.op.apply(out, x, &mut scratch))?;
             if all_done {
@@ -313,7 +322,7 @@ impl<T: Real> Iteration<'_, T> {
         let update = match self.preconditioner {
             None => &state.residual,
             Some(inverse) => {
-                let mut scratch = vec![T::ZERO; inverse.scratch_len(k)];
+                let mut scratch = zeros("operator scratch", Some(inverse.scratch_len(k)))?;
                 let residual = MatRef::new(&state.residual, k, n)?;
                 inverse.apply(MatMut::new(&mut state.correction, k, n)?, residual, &mut scratch)?;
                 &state.correction

@@ -7,7 +7,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 use super::low_rank::LowRankSpectrum;
 use super::report::check_operator;
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, zeros};
 use crate::linalg::{matmul, qr, svd, symmetric_eigen};
 use crate::parallel::Parallelism;
 
@@ -88,7 +88,7 @@ impl Nystrom {
     ) -> Result<LowRankSpectrum<T>, Error> {
         let dim = check_operator(op, 0.0)?;
         let mut omega = zeros("Nystrom rows", landmarks.len().checked_mul(dim))?;
-        let mut taken = vec![false; dim];
+        let mut taken = zeros("landmarks", Some(dim))?;
         for (row, &index) in landmarks.iter().enumerate() {
             match taken.get_mut(index) {
                 None => return Err(CoreError::Index { what: "landmarks", index, len: dim }.into()),
@@ -110,16 +110,14 @@ impl Nystrom {
         let (dim, rank, par) = (check_operator(op, 0.0)?, omega.rows(), self.parallelism);
         check_shape("Nystrom row length", dim, omega.cols())?;
         check_shape("Nystrom rows (at most one for each dimension)", rank.min(dim), rank)?;
-        for row in omega.row_iter() {
-            check_finite("Nystrom rows", row)?;
-        }
+        check_rows_finite("Nystrom rows", omega)?;
         let mut products = zeros("Nystrom products", rank.checked_mul(dim))?;
-        let mut scratch = vec![T::ZERO; op.scratch_len(rank)];
+        let mut scratch = zeros("operator scratch", Some(op.scratch_len(rank)))?;
         op.apply(MatMut::new(&mut products, rank, dim)?, omega, &mut scratch)?;
         check_finite("Nystrom products", &products)?;
 
         let noise = (dim as f64).sqrt() * T::EPSILON.to_f64() * norm2(&products).to_f64();
-        let mut core = vec![T::ZERO; rank * rank];
+        let mut core = zeros("Nystrom core", rank.checked_mul(rank))?;
         let y = MatRef::new(&products, rank, dim)?;
         matmul(MatMut::new(&mut core, rank, rank)?, T::ZERO, T::ONE, omega, y.t(), par)?;
         if noise == 0.0 {

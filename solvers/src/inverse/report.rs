@@ -6,7 +6,7 @@ use ascribe_core::linop::check_apply;
 use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_rows_finite, check_shape, zeros};
 
 /// Why a solver stopped. `Display` gives advice.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,7 +88,8 @@ pub trait Solve<T: Real> {
     ///
     /// # Errors
     /// A shape error, or [`CoreError::NonFinite`] when `rhs` holds NaN or infinity; `out` is untouched then.
-    /// The operator's own errors.
+    /// The operator's own errors, and [`CoreError::Overflow`] when its scratch, or what is kept of each of the
+    /// right-hand sides of length 0, does not fit into memory.
     fn solve(&self, out: MatMut<'_, T>, rhs: MatRef<'_, T>) -> Result<Vec<SolveReport>, Error>;
 }
 
@@ -119,7 +120,7 @@ impl<T: Real, S: Solve<T>> LinOp<T> for AsOperator<S> {
         self.0.dim()
     }
     /// Besides the errors of every operator, [`CoreError::Unsolved`] when a row's solver diverged or met negative
-    /// curvature.
+    /// curvature. `out` then holds what the solver gave: the solutions of the other rows, and the best iterate of this.
     fn apply(&self, out: MatMut<'_, T>, x: MatRef<'_, T>, _: &mut [T]) -> Result<(), CoreError> {
         check_apply(self.dim_in(), self.dim_out(), &out, &x)?;
         let reports = self.0.solve(out, x).map_err(|error| match error {
@@ -154,11 +155,14 @@ impl<T: Real, A: LinOp<T>> Solve<T> for AsSolver<A> {
     }
 }
 
-/// The checks that every solver makes before it writes anything.
+/// The checks that every solver makes before it writes anything. No slice vouches for the number of rows without
+/// elements: there has to be memory for what a solver keeps of each, which is less than a KiB.
 pub(super) fn check_system<T: Real>(dim: usize, out: &MatMut<'_, T>, rhs: &MatRef<'_, T>) -> Result<(), Error> {
     check_apply(dim, dim, out, rhs)?;
-    for row in rhs.row_iter() {
-        check_finite("right-hand side", row)?;
+    check_rows_finite("right-hand side", *rhs)?;
+    if dim == 0 {
+        let reserved = Vec::<[u64; 128]>::new().try_reserve_exact(rhs.rows());
+        reserved.map_err(|_| CoreError::Overflow { what: "right-hand sides without elements" })?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use ascribe_core::{Error as CoreError, LinOp, MatMut, MatRef, Real};
 
 use super::report::check_operator;
 use crate::Error;
-use crate::error::check_shape;
+use crate::error::{check_shape, zeros};
 use crate::linalg::symmetric_eigen;
 use crate::parallel::Parallelism;
 
@@ -57,7 +57,8 @@ impl SpectralRadius {
     ///
     /// # Errors
     /// A shape error when `op` is not square, a damping error, [`CoreError::Parameter`] without iterations,
-    /// [`CoreError::NonFinite`] when a product is not finite; the operator's own errors.
+    /// [`CoreError::NonFinite`] when a product is not finite, [`CoreError::Overflow`] when the vectors or the
+    /// operator's scratch do not fit into memory; the operator's own errors.
     pub fn estimate<T: Real>(&self, op: &dyn LinOp<T>) -> Result<f64, Error> {
         self.run(op, None)
     }
@@ -81,10 +82,13 @@ impl SpectralRadius {
         }
         let stream = Stream::new(self.seed, "spectral_radius");
         // `q` becomes the next of the vectors r_j, which are orthonormal in the inner product of W; z_j = W r_j.
-        let mut q: Vec<T> = (0..n).map(|i| T::from_f64(stream.normals(i as u64, 0)[0])).collect();
-        let (mut r, mut previous, mut z) = (vec![T::ZERO; n], vec![T::ZERO; n], vec![T::ZERO; n]);
+        let vector = || zeros::<T>("Lanczos vectors", Some(n));
+        let (mut q, mut r, mut previous, mut z) = (vector()?, vector()?, vector()?, vector()?);
+        for (i, q) in q.iter_mut().enumerate() {
+            *q = T::from_f64(stream.normals(i as u64, 0)[0]);
+        }
         let scratch = op.scratch_len(1).max(inverse.map_or(0, |inverse| inverse.scratch_len(1)));
-        let mut scratch = vec![T::ZERO; scratch];
+        let mut scratch = zeros("operator scratch", Some(scratch))?;
         let (mut diagonal, mut off_diagonal) = (Vec::new(), Vec::new());
         for step in 0..self.iterations.min(n) {
             match inverse {

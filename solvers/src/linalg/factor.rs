@@ -8,7 +8,7 @@ use faer::{Mat, Side};
 
 use super::product::{view, view_mut};
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_finite, check_rows_finite, check_shape};
 
 /// Bunch-Kaufman factorisation `P A P^T = L B L^T` of a symmetric, possibly indefinite matrix, `B` having blocks
 /// of one and two rows.
@@ -26,9 +26,7 @@ impl Ldlt {
     pub fn new<T: Real>(a: MatRef<'_, T>) -> Result<Self, Error> {
         let n = a.rows();
         check_shape("columns of a symmetric matrix", n, a.cols())?;
-        for row in a.row_iter() {
-            check_finite("symmetric matrix", row)?;
-        }
+        check_rows_finite("symmetric matrix", a)?;
         let a = Mat::from_fn(n, n, |i, j| a.row(i)[j].to_f64());
         Ok(Self { factor: a.lblt(Side::Lower), n })
     }
@@ -68,9 +66,7 @@ pub struct Qr<T> {
 /// [`ascribe_core::Error::NonFinite`] for NaN or infinity, [`Error::NoConvergence`] when the norm of a column
 /// overflows.
 pub fn qr<T: Real>(a: MatRef<'_, T>) -> Result<Qr<T>, Error> {
-    for row in a.row_iter() {
-        check_finite("matrix to factorise", row)?;
-    }
+    check_rows_finite("matrix to factorise", a)?;
     let (m, n) = (a.rows(), a.cols());
     let k = m.min(n);
     let mut out = Qr { q: vec![T::ZERO; m * k], r: vec![T::ZERO; k * n] };
@@ -112,9 +108,7 @@ pub struct Svd<T> {
 /// [`ascribe_core::Error::NonFinite`] for NaN or infinity, [`Error::NoConvergence`] when the iteration fails or the
 /// squares of the elements overflow.
 pub fn svd<T: Real>(a: MatRef<'_, T>) -> Result<Svd<T>, Error> {
-    for row in a.row_iter() {
-        check_finite("matrix to decompose", row)?;
-    }
+    check_rows_finite("matrix to decompose", a)?;
     let (m, n) = (a.rows(), a.cols());
     let k = m.min(n);
     let mut out = Svd { u: vec![T::ZERO; m * k], s: vec![T::ZERO; k], v: vec![T::ZERO; n * k] };

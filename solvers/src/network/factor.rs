@@ -25,14 +25,18 @@ pub struct GaussNewtonFactor<'l, 'a, T> {
 }
 
 impl<'a, T: Real> Linearized<'a, T> {
-    /// A factor of the Gauss-Newton matrix.
-    pub fn gauss_newton_factor(&self) -> GaussNewtonFactor<'_, 'a, T> {
+    /// A factor of the Gauss-Newton matrix. Memory: `N R` numbers for each output.
+    ///
+    /// # Errors
+    /// [`CoreError::Overflow`] when that does not fit.
+    pub fn gauss_newton_factor(&self) -> Result<GaussNewtonFactor<'_, 'a, T>, Error> {
         let (rank, outputs) = (self.root_rank(), self.net.outputs());
-        let mut columns = vec![T::ZERO; self.examples() * rank * outputs];
+        let len = self.examples().checked_mul(rank).and_then(|rows| rows.checked_mul(outputs));
+        let mut columns = zeros("Gauss-Newton factor", len)?;
         for (n, slot) in columns.chunks_exact_mut((rank * outputs).max(1)).enumerate() {
             self.root_columns(n, slot);
         }
-        GaussNewtonFactor { jacobian: self.jacobian(), columns, rank }
+        Ok(GaussNewtonFactor { jacobian: self.jacobian(), columns, rank })
     }
 }
 
@@ -49,7 +53,7 @@ impl<T: Real> GaussNewtonFactor<'_, '_, T> {
     /// for each unit.
     ///
     /// # Errors
-    /// [`CoreError::Overflow`] when the size of the result does not fit.
+    /// [`CoreError::Overflow`] when the result or the numbers for the units do not fit.
     pub fn gram(&self) -> Result<Vec<T>, Error> {
         let (lin, rank) = (self.jacobian.lin, self.rank);
         let size = lin.examples() * rank;
@@ -113,7 +117,8 @@ impl<T: Real> GaussNewtonFactor<'_, '_, T> {
         })?;
         let mut deltas = Vec::with_capacity(lin.net.layers().len());
         for (l, layer) in lin.net.layers().iter().enumerate() {
-            let mut all = vec![T::ZERO; lin.examples() * rank * layer.outputs];
+            let len = (lin.examples() * rank).checked_mul(layer.outputs);
+            let mut all: Vec<T> = zeros("back-propagated columns", len)?;
             for (c, work) in works.iter().enumerate() {
                 let rows = lin.chunks[c].rows;
                 for (plane, row) in work.cotangents(l).chunks_exact(layer.outputs).enumerate() {

@@ -9,7 +9,7 @@ use super::sweep::Pool;
 use super::tangent::{Chunk, Work};
 use super::{Mlp, Targets};
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_rows_finite, check_shape, zeros};
 use crate::parallel::{Parallelism, for_each, run};
 
 /// A network at parameters `theta` on a data set: losses, gradients, records, and the base of every
@@ -65,7 +65,7 @@ impl<'a, T: Real> Linearized<'a, T> {
         if input.rows() == 0 {
             return Err(CoreError::Empty { what: "examples" }.into());
         }
-        input.row_iter().try_for_each(|row| check_finite("inputs", row))?;
+        check_rows_finite("inputs", input)?;
         targets.check(net.loss(), input.rows(), net.outputs())?;
         let mut chunks = vec![Cache::default(); input.rows().div_ceil(CHUNK)];
         let tasks = chunks.iter_mut().enumerate().collect();

@@ -11,7 +11,7 @@ use ascribe_core::{MatRef, Real};
 
 use super::activation::{sigmoid, softplus};
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_rows_finite, check_shape};
 
 /// A per-example loss of the outputs `z`. Nothing is ever divided by the number of outputs.
 ///
@@ -85,7 +85,7 @@ impl<T: Real> Targets<'_, T> {
             },
             (Self::Values(values), Loss::HalfMse | Loss::SumMse | Loss::Bce) => {
                 check_shape("target columns", outputs, values.cols())?;
-                values.row_iter().try_for_each(|row| check_finite("targets", row))?;
+                check_rows_finite("targets", *values)?;
                 Ok(())
             }
             (Self::Values(_), Loss::CrossEntropy) => Err(Error::Targets { needs: "class labels" }),

@@ -21,14 +21,14 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Columns of the layer's parameter matrix: the bias is the last one.
+    /// Columns of the layer's parameter matrix: the bias is the last one; `usize::MAX` when they do not fit.
     pub fn cols(&self) -> usize {
-        self.inputs + usize::from(self.bias)
+        self.inputs.saturating_add(usize::from(self.bias))
     }
 
-    /// The number of parameters.
+    /// The number of parameters; `usize::MAX` when it does not fit.
     pub fn len(&self) -> usize {
-        self.outputs * self.cols()
+        self.outputs.saturating_mul(self.cols())
     }
 
     /// Whether the layer has no parameters.

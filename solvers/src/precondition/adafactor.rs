@@ -3,7 +3,7 @@
 use ascribe_core::Real;
 
 use crate::Error;
-use crate::curvature::{Basis, EigenBlock};
+use crate::curvature::{Basis, EigenBlock, products};
 
 /// The diagonal curvature `examples * V` of a matrix layer from Adafactor's state,
 /// $V_{ij} = r_i c_j / \operatorname{mean}(r)$.
@@ -13,8 +13,8 @@ use crate::curvature::{Basis, EigenBlock};
 /// mean of, or 1. Without any gradient (`mean(r) = 0`) the curvature is zero.
 ///
 /// # Errors
-/// [`Error::Block`] with `name` when an element of the factors or `examples` is negative, NaN or infinite, or a product
-/// overflows.
+/// [`Error::Block`] with `name` when an element of the factors or `examples` is negative, NaN or infinite, a product
+/// overflows, or there is no memory for all of them.
 ///
 /// # Examples
 /// ```
@@ -28,11 +28,11 @@ use crate::curvature::{Basis, EigenBlock};
 /// Shazeer and Stern, arXiv:1804.04235, section 3.
 pub fn adafactor_block<T: Real>(name: &str, rows: &[f64], cols: &[f64], examples: f64) -> Result<EigenBlock<T>, Error> {
     let mean = rows.iter().sum::<f64>() / rows.len().max(1) as f64;
-    let value = |r: f64, c: f64| if mean == 0.0 { 0.0 } else { r / mean * c };
-    let values = rows.iter().flat_map(|&r| cols.iter().map(move |&c| value(r, c))).collect();
     // Two negative factors have a positive product.
     EigenBlock::<T>::diagonal(name, rows)?;
     EigenBlock::<T>::diagonal(name, cols)?;
+    let shares: Vec<f64> = rows.iter().map(|r| if mean == 0.0 { 0.0 } else { r / mean }).collect();
+    let values = products(&shares, cols).map_err(|error| Error::from(error).in_block(name))?;
     let mut block = EigenBlock::from_parts(name, Basis::Units(rows.len()), Basis::Units(cols.len()), values)?;
     block.scale(examples)?;
     Ok(block)

@@ -59,7 +59,8 @@ impl Blocking {
             return Err(CoreError::Parameter { what: "max_dim", value: 0.0, must_be: "at least 1" }.into());
         }
         let mut blocks = Vec::new();
-        for (l, layer) in layout.layers().iter().enumerate() {
+        // The other axes of a layer without elements may have any product.
+        for (l, layer) in layout.layers().iter().enumerate().filter(|(_, layer)| !layer.range().is_empty()) {
             self.cut(l, layer, &mut blocks)?;
         }
         Ok(blocks)

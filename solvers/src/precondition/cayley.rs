@@ -3,7 +3,7 @@
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, zeros};
 use crate::linalg::{Lu, matmul};
 use crate::parallel::Parallelism;
 
@@ -64,7 +64,7 @@ impl Cayley {
         check_shape("columns of the basis", dim, b.cols())?;
         check_shape("rows of the output", b.rows(), out.rows())?;
         check_shape("columns of the output", dim, out.cols())?;
-        n.row_iter().try_for_each(|row| check_finite("skew matrix", row))?;
+        check_rows_finite("skew matrix", n)?;
         self.check()?;
         let rotated = self.rotated(b, n.row_iter().flatten().copied().collect(), par)?;
         Ok(out.copy_from(MatRef::new(&rotated, b.rows(), dim)?)?)

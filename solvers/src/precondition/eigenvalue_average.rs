@@ -6,7 +6,7 @@ use super::check::check_beta;
 use super::state::bias_correction;
 use crate::Error;
 use crate::curvature::{Basis, EigenBlock};
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, filled_rows, zeros};
 use crate::linalg::matmul;
 use crate::parallel::Parallelism;
 
@@ -37,8 +37,8 @@ pub fn rayleigh_quotients<T: Real>(
     check_shape("columns of the basis", n, basis.cols())?;
     check_shape("rows of the matrix", n, h.rows())?;
     check_shape("columns of the matrix", n, h.cols())?;
-    basis.row_iter().try_for_each(|row| check_finite("basis", row))?;
-    h.row_iter().try_for_each(|row| check_finite("matrix", row))?;
+    check_rows_finite("basis", basis)?;
+    check_rows_finite("matrix", h)?;
     let (mut image, mut d) = (vec![T::ZERO; n * n], vec![T::ZERO; n]);
     matmul(MatMut::new(&mut image, n, n)?, T::ZERO, T::ONE, h, basis, par)?;
     for (b, image) in basis.row_iter().zip(image.chunks_exact(n.max(1))) {
@@ -105,10 +105,10 @@ impl<T: Real> EigenvalueAverage<T> {
     /// A shape error; [`CoreError::NonFinite`] for NaN, infinity, or a square that overflows; nothing is changed then.
     pub fn add(&mut self, gradients: MatRef<'_, T>, par: Parallelism) -> Result<(), Error> {
         check_shape("columns of the gradients", self.sums.len(), gradients.cols())?;
-        gradients.row_iter().try_for_each(|row| check_finite("gradients", row))?;
+        check_rows_finite("gradients", gradients)?;
         let mut sums = vec![0.0; self.sums.len()];
         let shape = [self.left.dim(), self.right.dim()];
-        for row in gradients.row_iter() {
+        for row in filled_rows(gradients) {
             let mut rotated = row.to_vec();
             let bases = [&self.left, &self.right].map(|basis| match basis {
                 Basis::Units(_) => None,

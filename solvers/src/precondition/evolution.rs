@@ -6,7 +6,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, Scalar};
 use super::check::{check_positive, check_rate};
 use super::{Gaps, Spectral, SpectralReport, SpectralState};
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, filled_rows, zeros};
 use crate::linalg::matmul;
 
 /// Options of a search; the defaults are those of xNES.
@@ -116,7 +116,7 @@ impl<T: Real> EvolutionState<T> {
     fn displaced(&self, z: MatRef<'_, T>) -> Result<Vec<T>, Error> {
         let n = self.mean.len();
         check_shape("columns of the draws", n, z.cols())?;
-        z.row_iter().try_for_each(|row| check_finite("draws", row))?;
+        check_rows_finite("draws", z)?;
         let mut points = self.back(z)?;
         for point in points.chunks_exact_mut(n.max(1)) {
             point.iter_mut().zip(&self.mean).for_each(|(x, &mu)| *x += mu);
@@ -129,7 +129,7 @@ impl<T: Real> EvolutionState<T> {
     fn back(&self, z: MatRef<'_, T>) -> Result<Vec<T>, Error> {
         let (n, rows) = (self.mean.len(), z.rows());
         let deviations: Vec<T> = self.precision.values().iter().map(|d| T::from_f64(1.0 / d.sqrt())).collect();
-        let scaled: Vec<T> = z.row_iter().flat_map(|row| row.iter().zip(&deviations).map(|(&z, &s)| z * s)).collect();
+        let scaled: Vec<T> = filled_rows(z).flat_map(|row| row.iter().zip(&deviations).map(|(&z, &s)| z * s)).collect();
         let mut out: Vec<T> = zeros("points", rows.checked_mul(n))?;
         let (basis, scaled) = (self.precision.basis()?, MatRef::new(&scaled, rows, n)?);
         let basis = MatRef::new(&basis, n, n)?;
@@ -154,7 +154,7 @@ impl<T: Real> EvolutionState<T> {
         check_shape("columns of the draws", n, z.cols())?;
         check_shape("utilities", z.rows(), utilities.len())?;
         check_finite("utilities", utilities)?;
-        z.row_iter().try_for_each(|row| check_finite("draws", row))?;
+        check_rows_finite("draws", z)?;
         let mut weighted: Vec<T> = zeros("weighted draws", z.rows().checked_mul(n))?;
         let mut pull: Vec<T> = zeros("step of the mean", Some(n))?;
         for ((out, row), &u) in weighted.chunks_exact_mut(n.max(1)).zip(z.row_iter()).zip(utilities) {
@@ -188,14 +188,17 @@ impl<T: Real> EvolutionState<T> {
     /// [rank utilities](rank_utilities). The smallest loss of the generation.
     ///
     /// # Errors
-    /// As [`learn`](Self::learn); [`CoreError::Empty`] for a population of 0.
+    /// As [`learn`](Self::learn); [`CoreError::Empty`] for a population of 0, [`CoreError::Overflow`] for one that does not
+    /// fit into memory.
     pub fn generation(&mut self, draws: &mut Draws, mut loss: impl FnMut(&[T]) -> f64) -> Result<f64, Error> {
         let (n, population) = (self.mean.len(), self.options.population);
         let mut z: Vec<T> = zeros("draws", population.checked_mul(n))?;
         z.fill_with(|| T::from_f64(draws.next_normal()));
         let z = MatRef::new(&z, population, n)?;
         let points = self.displaced(z)?;
-        let losses: Vec<f64> = MatRef::new(&points, population, n)?.row_iter().map(&mut loss).collect();
+        let points = MatRef::new(&points, population, n)?;
+        let mut losses: Vec<f64> = zeros("losses", Some(population))?;
+        losses.iter_mut().zip(points.row_iter()).for_each(|(out, point)| *out = loss(point));
         let utilities = rank_utilities(&losses)?;
         self.learn(z, &utilities)?;
         Ok(losses.into_iter().fold(f64::INFINITY, f64::min))

@@ -88,8 +88,9 @@ impl KroneckerDescent {
             Some((&rows, others)) => [rows, others.iter().product()],
             None => [1, 1],
         };
-        let shapes = layout.layers().iter().map(|layer| shape(layer.shape())).enumerate();
-        let shapes: Vec<_> = shapes.filter(|(_, [rows, cols])| rows * cols > 0).collect();
+        // The other axes of a layer without elements may have any product.
+        let layers = layout.layers().iter().enumerate().filter(|(_, layer)| !layer.range().is_empty());
+        let shapes: Vec<_> = layers.map(|(index, layer)| (index, shape(layer.shape()))).collect();
         let cost = |&(_, [r, c]): &(usize, [usize; 2])| (r * c) as f64 * (r as f64 + c as f64);
         let [outer, parallelism] = share(par, shapes.iter().map(cost));
         let preconditioner = KroneckerSpectral { parallelism, ..self.preconditioner };

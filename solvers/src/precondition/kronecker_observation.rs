@@ -5,7 +5,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 
 use super::transpose::transpose;
 use crate::Error;
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, zeros};
 use crate::linalg::matmul;
 use crate::parallel::Parallelism;
 
@@ -103,7 +103,7 @@ fn see_gradients<T: Real>(
     if m == 0 {
         return Err(CoreError::Empty { what: "gradients" }.into());
     }
-    gradients.row_iter().try_for_each(|row| check_finite("gradients", row))?;
+    check_rows_finite("gradients", gradients)?;
     let copy: Vec<T>;
     let stacked = if let Some(stacked) = gradients.as_slice() {
         stacked
@@ -167,7 +167,9 @@ fn see_record<T: Real>(
         return Err(CoreError::Empty { what: "examples" }.into());
     }
     let (mut inputs, mut grads): (Vec<T>, Vec<T>) = (Vec::new(), Vec::new());
-    for row in (0..record.examples()).flat_map(|example| record.runs(example)).flatten() {
+    // There may be any number of examples without a position.
+    let examples = if record.positions() == 0 { 0 } else { record.examples() };
+    for row in (0..examples).flat_map(|example| record.runs(example)).flatten() {
         inputs.extend_from_slice(record.inputs().row(row));
         if record.has_bias() {
             inputs.push(T::ONE);

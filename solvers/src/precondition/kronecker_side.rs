@@ -63,7 +63,8 @@ impl<T: Real> Side<T> {
             let decay = if options.eigenvalues == Eigenvalues::Geometric { *tau } else { options.gamma };
             moved.turn = Generator { values: &self.values, rate: beta2, decay, gaps, clip }.fill(&mut m, par)?;
             if moved.turn.norm > 0.0 {
-                let repair = options.polish_every > 0 && (updates + 1).is_multiple_of(options.polish_every as u64);
+                let repair =
+                    options.polish_every > 0 && updates.saturating_add(1).is_multiple_of(options.polish_every as u64);
                 moved.basis = Some(turn_basis(cayley, basis, (m, moved.turn.norm.min(clip)), n, repair, par)?);
             }
         } else {

@@ -5,7 +5,7 @@ use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 use super::check::check_rate;
 use super::transpose::transpose;
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_finite, check_rows_finite, check_shape, filled_rows};
 use crate::linalg::matmul;
 use crate::parallel::Parallelism;
 
@@ -109,7 +109,7 @@ impl Orthogonalize<'_> {
         check_shape("rows", g.rows(), out.rows())?;
         check_shape("columns", g.cols(), out.cols())?;
         check_rate("norm_epsilon", self.norm_epsilon)?;
-        g.row_iter().try_for_each(|row| check_finite("matrix", row))?;
+        check_rows_finite("matrix", g)?;
         let Some(last) = self.polynomials.coefficients().last() else {
             return Err(CoreError::Empty { what: "polynomials" }.into());
         };
@@ -150,7 +150,7 @@ impl Orthogonalize<'_> {
 
     /// `g / (|g|_F + norm_epsilon)`; zero for zero.
     fn normalised<T: Real>(&self, g: MatRef<'_, T>) -> Vec<T> {
-        let mut x: Vec<T> = g.row_iter().flatten().copied().collect();
+        let mut x: Vec<T> = filled_rows(g).flatten().copied().collect();
         // By the largest element first: the norm of finite numbers may not be finite.
         let largest = reduce::max_abs(&x);
         if largest == T::ZERO {

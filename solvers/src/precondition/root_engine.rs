@@ -44,9 +44,8 @@ impl RootEngine {
             Self::PseudoInverse { rtol } => check_rate("rtol", rtol),
             Self::Refined(refined) => check_rate("tolerance", refined.tolerance),
             Self::Coupled { newton, relative_epsilon } => {
-                check_rate("tolerance", newton.tolerance)?;
+                newton.check()?;
                 check_rate("relative epsilon", relative_epsilon)?;
-                check("order", newton.order as f64, newton.order >= 2, "at least 2")?;
                 check("exponent", exponent, fraction(exponent).is_some(), "q / p with q at most 16")
             }
         }

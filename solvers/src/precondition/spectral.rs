@@ -14,7 +14,7 @@ use super::transpose::symmetrise;
 use super::{Cayley, Gaps, Storage};
 use crate::Error;
 use crate::curvature::{Basis, EigenBlock};
-use crate::error::{check_finite, check_shape, zeros};
+use crate::error::{check_finite, check_rows_finite, check_shape, zeros};
 use crate::linalg::{Rows, matmul};
 use crate::parallel::Parallelism;
 
@@ -196,13 +196,14 @@ impl<T: Real> SpectralState<T> {
         if m == 0 {
             return Err(CoreError::Empty { what: "gradients" }.into());
         }
-        gradients.row_iter().try_for_each(|row| check_finite("gradients", row))?;
+        check_rows_finite("gradients", gradients)?;
         let mut rotated: Vec<T> = zeros("rotated gradients", m.checked_mul(n))?;
         let mut square: Vec<T> = zeros("curvature", n.checked_mul(n))?;
         let basis = self.basis()?;
         let out = MatMut::new(&mut rotated, m, n)?;
         matmul(out, T::ZERO, T::ONE, gradients, MatRef::new(&basis, n, n)?, par)?;
-        let weights = vec![T::from_f64(1.0 / m as f64); m];
+        let mut weights = zeros("weights", Some(m))?;
+        weights.fill(T::from_f64(1.0 / m as f64));
         let rows = Rows { weights: Some(&weights), ..Rows::new(MatRef::new(&rotated, m, n)?) };
         rows.add_gram(MatMut::new(&mut square, n, n)?, par)?;
         self.follow(square)
@@ -237,7 +238,7 @@ impl<T: Real> SpectralState<T> {
         let (n, par) = (self.dim(), self.options.parallelism);
         check_shape("rows of a symmetric matrix", n, h.rows())?;
         check_shape("columns of a symmetric matrix", n, h.cols())?;
-        h.row_iter().try_for_each(|row| check_finite(what, row))?;
+        check_rows_finite(what, h)?;
         let (mut half, mut m): (Vec<T>, Vec<T>) = (zeros(what, Some(n * n))?, zeros(what, Some(n * n))?);
         let basis = self.basis()?;
         let basis = MatRef::new(&basis, n, n)?;

@@ -43,8 +43,13 @@ pub fn logra_records<T: Real>(
     sketch.check_layer(record)?;
     check_shape("out rows", record.examples(), out.rows())?;
     check_shape("out columns", k_out * k_in, out.cols())?;
+    // There may be any number of rows without elements.
+    if out.cols() == 0 {
+        return Ok(());
+    }
     let block = POSITIONS.div_ceil(record.positions().max(1)).clamp(1, record.examples().max(1));
-    let projected = block.checked_mul(record.positions()).and_then(|rows| rows.checked_mul(k_out + k_in));
+    let width = k_out.checked_add(k_in);
+    let projected = block.checked_mul(record.positions()).zip(width).and_then(|(rows, width)| rows.checked_mul(width));
     let workers = par.workers().min(record.examples().div_ceil(block));
     let mut projected = Workspaces::new("projected positions", workers, projected)?;
     let weight = sketch.p_in().block(0, k_in, 0, d_in)?;

@@ -42,6 +42,10 @@ pub fn sketch_records<T: Real, S: LayerSketch<T> + Sync>(
     let examples = record.examples();
     check_shape("out rows", examples, out.rows())?;
     check_shape("out columns", sketch.dim_out(), out.cols())?;
+    // There may be any number of rows without elements.
+    if out.cols() == 0 {
+        return Ok(());
+    }
     let first = record.example_range(0, examples.min(EXAMPLES))?;
     let workers = par.workers().min(examples.div_ceil(EXAMPLES));
     let mut scratch = Workspaces::new("scratch of a sketch", workers, Some(sketch.scratch_len(&first)))?;

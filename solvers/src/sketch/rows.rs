@@ -95,6 +95,10 @@ fn blocks<T: Real>(
     par: Parallelism,
     f: impl Fn(MatMut<'_, T>, usize, &mut [T]) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
+    // There may be any number of rows without elements.
+    if out.cols() == 0 {
+        return Ok(());
+    }
     let rows = out.rows();
     let workers = par.workers().min(rows.div_ceil(ROWS));
     let mut scratch = Workspaces::new("scratch of an operator", workers, scratch)?;

@@ -65,7 +65,8 @@ impl Newton {
     ///
     /// # Errors
     /// Those of [`Linearized::new`]; a damping error for the weight decay; [`CoreError::Parameter`] for a negative
-    /// tolerance.
+    /// tolerance; [`CoreError::NonFinite`] when a gradient overflows, although inputs and parameters are finite. The
+    /// parameters are those of the last step that lowered the objective.
     pub fn train<T: Real>(
         &self,
         net: &Mlp,

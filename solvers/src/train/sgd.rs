@@ -5,7 +5,7 @@ use ascribe_core::reduce::{axpy, scale};
 use ascribe_core::{Error as CoreError, MatRef, Real};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_finite, check_rows_finite, check_shape};
 use crate::network::{Cache, Mlp, Targets};
 
 /// How long to train.
@@ -147,9 +147,7 @@ impl Sgd {
         if input.rows() == 0 {
             return Err(CoreError::Empty { what: "examples" }.into());
         }
-        for row in input.row_iter() {
-            check_finite("inputs", row)?;
-        }
+        check_rows_finite("inputs", input)?;
         targets.check(net.loss(), input.rows(), net.outputs())?;
         if self.batch == 0 {
             return Err(CoreError::Parameter { what: "batch", value: 0.0, must_be: "at least 1" }.into());

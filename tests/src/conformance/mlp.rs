@@ -161,7 +161,7 @@ fn empirical_fisher_vp<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure>
 fn true_fisher_dense<T: Real>(inputs: &Inputs<'_>) -> Result<Outputs, Failure> {
     let problem = Problem::<T>::read(inputs, inputs.choice("reduction", &REDUCTIONS)?)?;
     let lin = problem.linearize()?;
-    let factor = lin.gauss_newton_factor();
+    let factor = lin.gauss_newton_factor()?;
     let params = problem.net.params();
     let mut identity = vec![T::ZERO; params * params];
     (0..params).for_each(|i| identity[i * params + i] = T::ONE);

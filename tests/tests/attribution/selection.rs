@@ -388,3 +388,37 @@ fn wrong_input_is_named_and_writes_nothing() {
     }
     assert_eq!((direction, out), ([7.0; 2], [7.0; 2]));
 }
+
+/// Methods that go from row to row: over none of `usize::MAX` rows without elements.
+#[test]
+fn rows_without_elements_are_not_stepped_over() {
+    use ascribe_solvers::attribution::{CrossCovariance, Dabuf, ProjectedFisher, Trak, fuse_ranks};
+    use ascribe_solvers::attribution::{LowRankQuery, TrakEnsemble};
+    use ascribe_solvers::curvature::{Filter, Gram};
+    const MANY: usize = usize::MAX;
+    let none = MatRef::<f64>::new(&[], MANY, 0).unwrap();
+    let out = || MatMut::<f64>::new(&mut [], MANY, 0).unwrap();
+    let one = MatRef::<f64>::new(&[], 1, 0).unwrap();
+    let empty = IfGuide::default().select(none).err();
+    assert!(matches!(empty, Some(Error::Core(CoreError::Empty { what: "scores" }))));
+    query_contrast(&mut [], none, none).unwrap();
+    let refused = LowRankQuery::default().prepare(none, [0, 0]).err();
+    assert!(matches!(refused, Some(Error::Core(CoreError::Overflow { .. }))));
+    LowRankQuery::default().prepare(one, [MANY, 0]).unwrap();
+
+    let mut covariance = CrossCovariance::new(0, 0).unwrap();
+    covariance.add(one, one, Serial).unwrap();
+    Dabuf::<f64>::new(&covariance, 0.5, Serial).unwrap().whiten(out(), none).unwrap();
+    let before = covariance.rows();
+    assert!(covariance.add(none, none, Serial).is_err());
+    assert_eq!(covariance.rows(), before);
+    let some = MatRef::<f64>::new(&[], 1 << 40, 0).unwrap();
+    covariance.add(some, some, Serial).unwrap();
+    assert_eq!(covariance.rows(), before + (1 << 40));
+
+    let ensemble: TrakEnsemble = Trak::default().prepare(&[Gram::<f64>::new(0, Serial).unwrap()]).unwrap();
+    ensemble.precondition(out(), &[none]).unwrap();
+    let fisher = ProjectedFisher::of_rows(&[one], &Filter::default(), Serial).unwrap();
+    fisher.precondition(out(), &[none]).unwrap();
+    fuse_ranks(out(), &[none], Serial).unwrap();
+}

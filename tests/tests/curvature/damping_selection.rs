@@ -376,3 +376,13 @@ fn refuses_what_is_out_of_range() {
     let refused = DampingIndicator::from_gradients(huge, huge, Parallelism::Serial).err();
     assert!(matches!(refused, Some(Error::Core(CoreError::NonFinite { .. }))));
 }
+
+#[test]
+fn queries_without_elements_are_not_gone_through() {
+    const MANY: usize = usize::MAX;
+    let none = MatRef::<f64>::new(&[], MANY, 0).unwrap();
+    let indicator = DampingIndicator::new(&[], none, Parallelism::Serial).unwrap();
+    assert!(matches!(indicator.xi(1.0), Err(Error::Core(CoreError::Overflow { .. }))));
+    let one = MatRef::<f64>::new(&[], 1, 0).unwrap();
+    DampingIndicator::from_gradients(none, one, Parallelism::Serial).unwrap();
+}

@@ -7,8 +7,8 @@ use ascribe_core::record::LayerRecord;
 use ascribe_core::{Error as CoreError, MatMut, MatRef};
 use ascribe_solvers::Error;
 use ascribe_solvers::curvature::{
-    Blocks, Damping, EigenBlock, Ekfac, EmbeddingCorrection, EmbeddingCovariance, EmbeddingRecord, Empirical, Kfac,
-    Sampled, Type2, norm_gradients,
+    Basis, Blocks, Damping, EigenBlock, Ekfac, EmbeddingCorrection, EmbeddingCovariance, EmbeddingRecord, Empirical,
+    Kfac, Sampled, Type2, norm_gradients,
 };
 use ascribe_solvers::inverse::{Cg, Solve};
 use ascribe_solvers::network::{Activation, Linearized, Loss, Mlp, Targets};
@@ -330,4 +330,66 @@ fn embeddings_refuse_what_does_not_fit() {
     let record = EmbeddingRecord::new(1, &[0, 1], MatRef::new(&huge, 2, 1).unwrap(), None).unwrap();
     assert!(matches!(covariance.add(&record, &[]), Err(Error::Core(CoreError::Parameter { .. }))));
     assert_eq!(covariance.frequencies().unwrap(), [1.0, 0.0, 0.0]);
+}
+
+/// Counts are checked before anything is added.
+#[test]
+fn counts_that_overflow_are_refused() {
+    let overflows = |refused: Result<(), Error>| match refused.unwrap_err() {
+        Error::Block { error, .. } => matches!(*error, Error::Core(CoreError::Overflow { .. })),
+        error => matches!(error, Error::Core(CoreError::Overflow { .. })),
+    };
+    let one = MatRef::from_row(&[1.0_f64]);
+    let mut covariance = EmbeddingCovariance::<Empirical>::new(1, 1, Serial).unwrap();
+    let tokens = EmbeddingRecord::new(1, &[0], one, None).unwrap();
+    covariance.add(&tokens, &[]).unwrap();
+    let embedding = covariance.finish("e").unwrap();
+    let mut of_embedding = EmbeddingCorrection::<f64, Empirical>::new(&embedding, Serial).unwrap();
+    of_embedding.add(&tokens, &[]).unwrap();
+    let record = LayerRecord::new(1, one, one, None, false).unwrap();
+    let block = EigenBlock::<f64>::diagonal("d", &[1.0]).unwrap();
+    let mut correction = ascribe_solvers::curvature::EigenvalueCorrection::<f64, Empirical>::new(&block, Serial);
+    correction.add(&record, &[]).unwrap();
+    for _ in 0..63 {
+        covariance.merge(&covariance.clone()).unwrap();
+        of_embedding.merge(&of_embedding.clone()).unwrap();
+        correction.merge(&correction.clone()).unwrap();
+    }
+    assert!(overflows(covariance.merge(&covariance.clone())));
+    assert!(overflows(of_embedding.merge(&of_embedding.clone())));
+    assert!(overflows(correction.merge(&correction.clone())));
+    assert_eq!(correction.examples(), 1 << 63);
+    assert_eq!(covariance.factor_g().unwrap(), [1.0]);
+    assert_eq!(of_embedding.finish().unwrap().values(), [1.0]);
+}
+
+/// Products of factors that fit are refused when they do not, and examples without a position are not gone through.
+#[test]
+fn sizes_that_no_slice_vouches_for() {
+    use ascribe_solvers::curvature::{
+        EigenvalueCorrection, LayerShape, TiedRecord, denoising_cotangents, norm_gradients,
+    };
+    const MANY: usize = usize::MAX;
+    let none = |rows, cols| MatRef::<f64>::new(&[], rows, cols).unwrap();
+    let out = || MatMut::<f64>::new(&mut [], MANY, 0).unwrap();
+    let factor = vec![1.0; 1 << 22];
+    let refused = ascribe_solvers::precondition::adafactor_block::<f64>("a", &factor, &factor, 1.0).unwrap_err();
+    let error = Box::new(Error::Core(CoreError::Overflow { what: "eigenvalues" }));
+    assert_eq!(refused, Error::Block { name: "a".to_owned(), error });
+
+    let record = LayerRecord::new(MANY, none(0, 2), none(0, 2), None, false).unwrap();
+    assert_eq!(TiedRecord::new(&[record]).unwrap().record().unwrap().examples(), MANY);
+    let block = EigenBlock::from_parts("b", Basis::Units(2), Basis::Units(2), vec![1.0_f64; 4]).unwrap();
+    let mut correction = EigenvalueCorrection::<f64, Empirical>::new(&block, Serial);
+    correction.add(&record, &[]).unwrap();
+    assert_eq!(correction.examples(), 0);
+    let tokens = EmbeddingRecord::new(MANY, &[], none(0, 2), None).unwrap();
+    EmbeddingCovariance::<Empirical>::new(3, 2, Serial).unwrap().add(&tokens, &[]).unwrap();
+    let block = EigenBlock::from_parts("b", Basis::Units(3), Basis::Units(2), vec![1.0_f64; 6]).unwrap();
+    EmbeddingCorrection::<f64, Empirical>::new(&block, Serial).unwrap().add(&tokens, &[]).unwrap();
+
+    let record = LayerRecord::new(MANY, none(0, 0), none(0, 0), None, false).unwrap();
+    norm_gradients(out(), &record).unwrap();
+    denoising_cotangents(out(), Stream::new(0, "none"));
+    assert_eq!(LayerShape { d_in: MANY, d_out: 1, bias: true }.weight_cols(), MANY);
 }

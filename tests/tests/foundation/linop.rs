@@ -491,3 +491,19 @@ fn sizes_that_overflow_are_errors() {
     assert_eq!(refused, Err(Error::Length { what: "scratch", needed, got: 0 }));
     assert_eq!(apply_alloc(&op, x), Err(Error::Overflow { what: "operator scratch" }));
 }
+
+/// Operators that go from row to row: over none of `usize::MAX` rows without elements.
+#[test]
+fn rows_without_elements_are_not_stepped_over() {
+    use ascribe_core::derivative::FiniteDifferenceHessian;
+    let gradient = |_: &[f64], _: &mut [f64]| -> Result<(), Error> { panic!("a row without elements has no gradient") };
+    let finite = FiniteDifferenceHessian::new(gradient, &[]).unwrap();
+    let kronecker = Kronecker::new::<f64>(Identity::new(0), Identity::new(0)).unwrap();
+    let damped = Damped::new(Identity::new(0), 1.0).unwrap();
+    let sum = Sum::new::<f64>(Identity::new(0), Identity::new(0)).unwrap();
+    let operators: [&dyn LinOp<f64>; 4] = [&finite, &kronecker, &damped, &sum];
+    for op in operators {
+        let x = MatRef::new(&[], usize::MAX, 0).unwrap();
+        assert_eq!(op.apply(MatMut::new(&mut [], usize::MAX, 0).unwrap(), x, &mut []), Ok(()));
+    }
+}

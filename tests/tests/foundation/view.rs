@@ -66,3 +66,11 @@ fn absurd_shapes_without_elements() {
     assert!(MatRef::<f64>::with_stride(&[], huge, 1, huge).is_err());
     assert!(MatRef::<f64>::new(&[], huge, 3).is_err());
 }
+
+#[test]
+fn rows_without_elements_are_not_stepped_over() {
+    let mut view = MatMut::<f64>::new(&mut [], usize::MAX, 0).unwrap();
+    view.for_each_row(|i, _| panic!("row {i} has no elements"));
+    view.fill(1.0);
+    view.copy_from(MatRef::new(&[], usize::MAX, 0).unwrap()).unwrap();
+}

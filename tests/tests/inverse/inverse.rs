@@ -424,7 +424,13 @@ fn wrong_options_are_named() {
     for value in [-1.0, f64::NAN] {
         assert!(is_parameter(Cg { rtol: value, ..Cg::default() }.prepare(&op).err()));
         assert!(is_parameter(Cg { atol: value, ..Cg::default() }.prepare(&op).err()));
+        assert!(is_parameter(Neumann { rtol: value, ..Neumann::default() }.prepare(&op).err()));
+        assert!(is_parameter(Neumann { divergence: value, ..Neumann::default() }.prepare(&op).err()));
+        assert!(is_parameter(Lissa { divergence: value, ..Lissa::default() }.prepare(&op).err()));
     }
+    // Never to stop is a choice.
+    assert!(Neumann { divergence: f64::INFINITY, ..Neumann::default() }.prepare(&op).is_ok());
+    assert!(Lissa { divergence: f64::INFINITY, ..Lissa::default() }.prepare(&op).is_ok());
     assert!(is_parameter(Lissa { repeats: 0, ..Lissa::default() }.prepare(&op).err()));
     assert!(is_parameter(Lissa { batch: Batch::Sampled(0), ..Lissa::default() }.prepare(&op).err()));
     let none = Outer { rows: Vec::new(), dim: 3 };
@@ -731,5 +737,158 @@ fn direct_solvers_have_the_same_bits_for_any_number_of_threads() {
     let serial = results(1);
     for threads in [2, 3, 8] {
         assert!(with_eight_threads(|| results(threads)) == serial, "{threads} threads");
+    }
+}
+
+/// An operator that asks for scratch that no memory holds.
+struct Greedy;
+
+impl LinOp<f64> for Greedy {
+    fn dim_in(&self) -> usize {
+        2
+    }
+    fn dim_out(&self) -> usize {
+        2
+    }
+    fn scratch_len(&self, _: usize) -> usize {
+        usize::MAX
+    }
+    fn apply(&self, _: MatMut<'_, f64>, _: MatRef<'_, f64>, _: &mut [f64]) -> Result<(), CoreError> {
+        panic!("there is no such scratch")
+    }
+}
+
+impl ascribe_core::linop::Adjoint<f64> for Greedy {
+    fn apply_transpose(&self, _: MatMut<'_, f64>, _: MatRef<'_, f64>, _: &mut [f64]) -> Result<(), CoreError> {
+        panic!("there is no such scratch")
+    }
+}
+
+impl ExampleLinOp<f64> for Greedy {
+    fn examples(&self) -> usize {
+        1
+    }
+    fn examples_scratch_len(&self, _: usize, _: usize) -> usize {
+        usize::MAX
+    }
+    fn apply_examples(
+        &self,
+        _: MatMut<'_, f64>,
+        _: MatRef<'_, f64>,
+        _: &[usize],
+        _: &mut [f64],
+    ) -> Result<(), CoreError> {
+        panic!("there is no such scratch")
+    }
+}
+
+#[test]
+fn scratch_that_no_memory_holds_is_refused() {
+    use ascribe_solvers::inverse::{AsSolver, Astra, Lanczos, Minres, Nystrom, SpectralRadius, StepSize};
+    let overflows = |error: Error| matches!(error, Error::Core(CoreError::Overflow { .. }));
+    let modest = Diagonal::new(&[1.0, 2.0]);
+    let start = Start::PreconditionedRhs;
+    let solvers: [&dyn Solve<f64>; 9] = [
+        &Cg::default().prepare(&Greedy).unwrap(),
+        &Cg::default().prepare_with(&modest, &Greedy).unwrap(),
+        &Minres::default().prepare(&Greedy).unwrap(),
+        &Neumann::default().prepare(&Greedy).unwrap(),
+        &Neumann::default().prepare_with(&modest, &Greedy).unwrap(),
+        &Neumann { start, ..Neumann::default() }.prepare_with(&modest, &Greedy).unwrap(),
+        &Lissa::default().prepare(&Greedy).unwrap(),
+        &Woodbury::new(Greedy, vec![1.0, 0.0, 0.0, 1.0], 1.0, 1.0, Parallelism::Serial).unwrap(),
+        &AsSolver(Greedy),
+    ];
+    for (i, solver) in solvers.into_iter().enumerate() {
+        assert!(overflows(refusal(solver, &[1.0, 2.0])), "{i}");
+    }
+    let astra = Astra { step_size: StepSize::Fixed(0.1), batch: 1, ..Astra::default() };
+    assert!(overflows(refusal(&astra.prepare(&Greedy, &Identity::new(2)).unwrap(), &[1.0, 2.0])));
+    assert!(overflows(Explicit::default().prepare(&Greedy).unwrap_err()));
+    assert!(overflows(Lanczos::default().decompose(&Greedy).unwrap_err()));
+    assert!(overflows(Nystrom::default().prepare(&Greedy).unwrap_err()));
+    assert!(overflows(SpectralRadius::default().estimate(&Greedy).unwrap_err()));
+    // Vectors of the operator's own length.
+    let wide: &dyn LinOp<f64> = &Identity::new(usize::MAX);
+    assert!(overflows(SpectralRadius::default().estimate(wide).unwrap_err()));
+    assert!(overflows(Nystrom::default().prepare_landmarks(wide, &[]).unwrap_err()));
+    assert!(Nystrom { rank: 0, ..Nystrom::default() }.prepare(wide).is_ok());
+}
+
+/// Some right-hand sides of length 0 are solved, as many as there are numbers are refused.
+#[test]
+fn right_hand_sides_without_elements() {
+    use ascribe_core::derivative::{EmpiricalFisher, Reduction};
+    use ascribe_solvers::curvature::Damping;
+    use ascribe_solvers::inverse::{AsSolver, Astra, DataInf, LowRankSpectrum, Minres, StepSize};
+    let none = MatRef::<f64>::new(&[], 3, 0).unwrap();
+    let fisher = EmpiricalFisher::new(none, Reduction::Mean).unwrap();
+    let identity: &dyn LinOp<f64> = &Identity::new(0);
+    let astra = Astra { step_size: StepSize::Fixed(0.1), batch: 1, damping: 1.0, ..Astra::default() };
+    let data_inf = DataInf { damping: Damping::Absolute(1.0), parallelism: Parallelism::Serial };
+    let spectrum = LowRankSpectrum::<f64>::new(vec![], vec![], 0, Parallelism::Serial).unwrap();
+    let solvers: [(&str, &dyn Solve<f64>); 9] = [
+        ("explicit", &Explicit::default().prepare(identity).unwrap()),
+        ("CG", &Cg::default().prepare(identity).unwrap()),
+        ("MINRES", &Minres::default().prepare(identity).unwrap()),
+        ("Neumann", &Neumann::default().prepare(identity).unwrap()),
+        ("LiSSA", &Lissa::default().prepare(&fisher).unwrap()),
+        ("ASTRA", &astra.prepare(&fisher, identity).unwrap()),
+        ("DataInf", &data_inf.prepare(none, &[0]).unwrap()),
+        ("low rank", &spectrum.inverse(1.0).unwrap()),
+        ("an inverse", &AsSolver(identity)),
+    ];
+    for (name, solver) in solvers {
+        let out = MatMut::new(&mut [], 3, 0).unwrap();
+        let reports = solver.solve(out, none).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(reports.len() == 3, "{name}");
+        let (many, out) = (MatRef::new(&[], usize::MAX, 0).unwrap(), MatMut::new(&mut [], usize::MAX, 0).unwrap());
+        assert!(matches!(solver.solve(out, many), Err(Error::Core(CoreError::Overflow { .. }))), "{name}");
+    }
+    let many = MatRef::<f64>::new(&[], usize::MAX, 0).unwrap();
+    assert!(data_inf.prepare(many, &[0]).is_ok());
+}
+
+/// An infinity in the solution, or a zero because an inner product overflowed, is no answer.
+#[test]
+fn woodbury_refuses_a_solution_that_overflows() {
+    let system = |psi: &'static [f32], cols, damping| {
+        Woodbury::from_rows(MatRef::new(psi, psi.len() / cols, cols).unwrap(), 1.0, damping, Parallelism::Serial)
+    };
+    for (psi, rhs) in [(&[1.0_f32, 0.0][..], [1.0, 1e35]), (&[1.0, 0.0, 0.0, 1e-20, 0.0, 0.0], [1.0, 1e35])] {
+        let mut out = [7.0; 2];
+        let inverse = system(psi, 2, 1e-10).unwrap();
+        let refused = inverse.solve(MatMut::from_row(&mut out), MatRef::from_row(&rhs));
+        assert!(matches!(refused, Err(Error::NoConvergence { .. })), "{refused:?}");
+        assert_eq!(out, [7.0; 2]);
+    }
+    for psi in [&[1e30_f32][..], &[1e30, 1e30]] {
+        let refused = system(psi, 1, 1.0).err();
+        assert!(matches!(refused, Some(Error::Core(CoreError::NonFinite { .. }))), "{refused:?}");
+    }
+}
+
+/// With many more rows than columns nothing cancels: in f32 the error is a rounding times the condition number.
+#[test]
+fn woodbury_factorises_the_smaller_matrix() {
+    let (m, n, damping) = (40, 3, 1e-3);
+    for seed in 0..10 {
+        let rows: Vec<f64> = oracle::uniform(Stream::new(seed, "tall"), m * n);
+        let single: Vec<f32> = rows.iter().map(|&x| x as f32).collect();
+        let exact: Vec<f64> = single.iter().map(|&x| f64::from(x)).collect();
+        let psi = MatRef::new(&single, m, n).unwrap();
+        let inverse = Woodbury::from_rows(psi, 1.0 / m as f64, damping, Parallelism::Serial).unwrap();
+        let (rhs, mut x) = ([1.0_f32, -0.5, 0.25], [0.0_f32; 3]);
+        inverse.solve(MatMut::from_row(&mut x), MatRef::from_row(&rhs)).unwrap();
+        let mut residual: Vec<f64> = rhs.iter().map(|&v| -f64::from(v)).collect();
+        for (r, &x) in residual.iter_mut().zip(&x) {
+            *r += damping * f64::from(x);
+        }
+        for g in exact.chunks_exact(n) {
+            let along = g.iter().zip(&x).map(|(g, &x)| g * f64::from(x)).sum::<f64>() / m as f64;
+            residual.iter_mut().zip(g).for_each(|(r, g)| *r += along * g);
+        }
+        let size = oracle::norm(&residual) / rhs.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        assert!(size <= 20.0 * f64::from(f32::EPSILON), "seed {seed}: {size:e}");
     }
 }

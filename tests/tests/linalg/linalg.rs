@@ -396,3 +396,9 @@ fn factorisations_of_strided_views_read_the_elements_alone() {
     assert_eq!((strided.q, strided.r), (plain.q, plain.r));
     assert_eq!(svd(a.view()).unwrap().s, svd(packed).unwrap().s);
 }
+
+#[test]
+fn factorisations_do_not_step_over_rows_without_elements() {
+    let none = MatRef::<f64>::new(&[], usize::MAX, 0).unwrap();
+    assert!(qr(none).unwrap().r.is_empty() && svd(none).unwrap().s.is_empty());
+}

@@ -161,7 +161,7 @@ fn check_derivatives<T: Real>(problem: &Problem<T>) {
     near("Hessian", &to_dense(&lin.hessian()).unwrap(), &truth.hessian, 2);
     near("Gauss-Newton", &to_dense(&lin.gauss_newton()).unwrap(), &truth.gauss_newton, 2);
     near("empirical Fisher", &to_dense(&lin.empirical_fisher()).unwrap(), &truth.empirical, 2);
-    let factor = lin.gauss_newton_factor();
+    let factor = lin.gauss_newton_factor().unwrap();
     let psi = oracle::wide(&to_dense(&factor).unwrap());
     let rows = psi.len() / p;
     let square =
@@ -357,7 +357,7 @@ proptest! {
         let dense = to_dense(&lin.gauss_newton()).unwrap();
         let outputs = problem.net.outputs();
         let limit = examples * if problem.net.loss() == Loss::CrossEntropy { outputs - 1 } else { outputs };
-        prop_assert_eq!(lin.gauss_newton_factor().rank() * examples, limit);
+        prop_assert_eq!(lin.gauss_newton_factor().unwrap().rank() * examples, limit);
         let eigen = symmetric_eigen(MatRef::new(&dense, p, p).unwrap(), Parallelism::Serial).unwrap();
         // Weyl: what the entries are off by moves an eigenvalue by at most p times as much.
         let noise = p as f64 * problem.bound(2, 1.0);
@@ -441,7 +441,7 @@ proptest! {
             assert_near("adjoint", &[oracle::dot(tangent, &u)], &[oracle::dot(v, &transposed)], p as f64 * bound);
         }
         // The factor's transpose is its transpose.
-        let factor = lin.gauss_newton_factor();
+        let factor = lin.gauss_newton_factor().unwrap();
         let w = vectors(5, 1, factor.dim_out());
         let mut image = vec![f64::NAN; p];
         let mut scratch = vec![f64::NAN; factor.transpose_scratch_len(1)];
@@ -533,7 +533,7 @@ fn threads_do_not_change_a_bit() {
             ..problem.clone()
         };
         let lin = few.with_threads(Reduction::Mean, Parallelism::threads(threads));
-        out.push(lin.gauss_newton_factor().gram().unwrap());
+        out.push(lin.gauss_newton_factor().unwrap().gram().unwrap());
         let mut gradients = vec![0.0; 70 * p];
         lin.per_example_gradients(MatMut::new(&mut gradients, 70, p).unwrap()).unwrap();
         out.push(gradients);
@@ -600,7 +600,7 @@ fn check_saturated<T: Real>(largest: f64) {
                 vec![lin.loss()],
                 lin.gradient().unwrap(),
                 to_dense(&lin.hessian()).unwrap(),
-                to_dense(&lin.gauss_newton_factor()).unwrap(),
+                to_dense(&lin.gauss_newton_factor().unwrap()).unwrap(),
                 to_dense(&lin.sampled_fisher(3, Stream::new(0, "saturated")).unwrap()).unwrap(),
             ];
             assert!(all.iter().flatten().all(|x| x.is_finite()), "{all:?}");
@@ -739,4 +739,16 @@ fn initial_values_follow_their_law() {
     };
     assert_eq!(params, again);
     assert!(net.initialize(&mut params[1..], Stream::new(1, "init")).is_err());
+}
+
+/// 160 GB for one example, of a network that fits into a few megabytes.
+#[test]
+fn a_factor_that_does_not_fit_is_refused() {
+    let net = Mlp::new(&[1, 200_000], Activation::Identity, Loss::CrossEntropy).unwrap();
+    let (params, x) = (vec![0.0; net.params()], [1.0; 4]);
+    let x = MatRef::new(&x, 4, 1).unwrap();
+    let targets = Targets::Classes(&[0, 1, 2, 3]);
+    let lin = Linearized::new(&net, &params, x, targets, Reduction::Mean, Parallelism::Serial).unwrap();
+    let what = "Gauss-Newton factor";
+    assert_eq!(lin.gauss_newton_factor().err(), Some(Error::Core(CoreError::Overflow { what })));
 }

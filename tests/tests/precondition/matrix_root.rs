@@ -236,3 +236,20 @@ fn what_has_no_root_is_refused() {
         assert!((out[0] - expected).abs() < 1e-6 && out[1] == 0.0, "{scale:e}: {out:?}");
     }
 }
+
+/// Each term of the series is a product: with the largest order there is, one step takes a moment.
+#[test]
+fn the_order_of_a_coupled_iteration_is_bounded() {
+    let good = [1.0, 0.0, 0.0, 4.0];
+    for (order, fits) in [(CoupledNewton::MAX_ORDER, true), (CoupledNewton::MAX_ORDER + 1, false), (usize::MAX, false)]
+    {
+        let newton = CoupledNewton { order, ..CoupledNewton::default() };
+        let root = coupled_inverse_root(&newton, MatRef::new(&good, 2, 2).unwrap(), 2, 0.0, Serial);
+        match root {
+            Ok(root) => assert!(fits && (root.root[3] - 0.5).abs() < 1e-6),
+            Err(error) => {
+                assert!(!fits && matches!(error, Error::Core(CoreError::Parameter { what: "order", .. })), "{error}");
+            }
+        }
+    }
+}

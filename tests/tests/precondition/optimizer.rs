@@ -277,3 +277,14 @@ fn layers_have_names_of_their_own_and_sizes_that_fit() {
         Error::Core(CoreError::Overflow { .. })
     ));
 }
+
+/// The axes of a layer without elements have any product.
+#[test]
+fn layers_without_elements_have_no_state() {
+    let layout = Layout::new(&[("none", &[0, usize::MAX, usize::MAX]), ("some", &[2])]).unwrap();
+    assert_eq!(Blocking { max_dim: 4, merge: false }.blocks(&layout).unwrap().len(), 1);
+    let (mut params, gradients) = ([1.0, 2.0], [0.5, -0.5]);
+    Soap::default().start::<f64>(&layout, Serial).unwrap().step(&mut params, &gradients).unwrap();
+    Shampoo::default().start::<f64>(&layout, Serial).unwrap().step(&mut params, &gradients).unwrap();
+    KroneckerDescent::default().start::<f64>(&layout, Serial).unwrap().step(&mut params, &gradients).unwrap();
+}

@@ -328,3 +328,24 @@ fn a_generation_gives_what_learning_from_its_draws_does() {
     assert!(other.learn(z, &[]).is_err());
     assert_eq!(other, before);
 }
+
+/// Gradients, matrices and draws of length 0, of which there may be any number.
+#[test]
+fn rows_without_elements_are_not_stepped_over() {
+    use ascribe_core::record::LayerRecord;
+    use ascribe_solvers::curvature::Basis;
+    use ascribe_solvers::parallel::Parallelism::Serial;
+    use ascribe_solvers::precondition::{EigenvalueAverage, Evolution, KroneckerSpectral, Orthogonalize, Spectral};
+    const MANY: usize = usize::MAX;
+    let none = |rows, cols| MatRef::<f64>::new(&[], rows, cols).unwrap();
+    let overflows = |error: Option<Error>| matches!(error, Some(Error::Core(CoreError::Overflow { .. })));
+    let mut average = EigenvalueAverage::new(Basis::Units(0), Basis::Units(3), 0.5).unwrap();
+    average.add(none(MANY, 0), Serial).unwrap();
+    Orthogonalize::muon().apply(MatMut::new(&mut [], MANY, 0).unwrap(), none(MANY, 0), Serial).unwrap();
+    let mut spectral = Spectral::default().start::<f64>(0, 1.0).unwrap();
+    assert!(overflows(spectral.step_gradients(none(MANY, 0)).err()));
+    let mut search = Evolution { population: MANY, ..Evolution::new(0) }.start::<f64>(&[], 1.0).unwrap();
+    assert!(overflows(search.generation(&mut Stream::new(0, "none").draws(), |_| 0.0).err()));
+    let record = LayerRecord::new(MANY, none(0, 2), none(0, 2), None, false).unwrap();
+    KroneckerSpectral::default().start::<f64>(2, 2).unwrap().step_record(&record).unwrap();
+}

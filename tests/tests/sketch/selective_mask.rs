@@ -208,3 +208,16 @@ fn what_is_wrong_is_said() {
         assert!(matches!(wrong.learn(good, good, Stream::new(0, "wrong")), Err(Error::Parameter { .. })));
     }
 }
+
+#[test]
+fn sizes_that_no_memory_holds_are_named() {
+    let none = |rows, cols| MatRef::<f64>::new(&[], rows, cols).unwrap();
+    let stream = Stream::new(0, "mask");
+    for batch in [0, 1, 100] {
+        let learned = SelectiveMask { batch, ..options() }.learn(none(0, 0), none(usize::MAX, 0), stream);
+        assert!(learned.is_ok() == (batch == 0) || matches!(learned, Err(Error::Overflow { .. })), "{learned:?}");
+    }
+    let wide = LayerRecord::new(0, none(0, 1), none(0, usize::MAX), None, false).unwrap();
+    let refused = SelectiveMask::default().learn_factors(&wide, &wide, stream);
+    assert_eq!(refused.err(), Some(Error::Overflow { what: "logits" }));
+}

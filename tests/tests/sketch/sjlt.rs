@@ -277,3 +277,32 @@ fn stored_rows_are_decoded_rows() {
         }
     }
 }
+
+/// Neither many coordinates of no rows, nor many rows or examples of no elements, are gone through.
+#[test]
+fn sizes_without_elements_take_no_time() {
+    use ascribe_core::record::LayerRecord;
+    use ascribe_core::sketch::{FactGrass, Formed, LayerSketch, LoGra, Mask, MaskScale};
+    use ascribe_solvers::sketch::{logra_records, sketch_records};
+    const MANY: usize = usize::MAX;
+    let none = |rows, cols| MatRef::<f64>::new(&[], rows, cols).unwrap();
+    let sjlt = Sjlt::new(MANY, 4, 1, Stream::new(0, "sjlt")).unwrap();
+    sjlt.apply_transpose(MatMut::new(&mut [], 0, MANY).unwrap(), none(0, 4), &mut []).unwrap();
+
+    let record = LayerRecord::new(MANY, none(0, 0), none(0, 0), None, false).unwrap();
+    let out = || MatMut::new(&mut [], MANY, 0).unwrap();
+    let mask = || Mask::new(Vec::<usize>::new(), 0, MaskScale::None).unwrap();
+    let table = SjltTable::new(0, 1, &[], &[]).unwrap();
+    FactGrass::new(mask(), mask(), table).unwrap().sketch(out(), &record, &mut []).unwrap();
+    Formed::new(mask()).sketch(out(), &record, &mut []).unwrap();
+    let logra = LoGra::new(none(0, 0), none(0, 0)).unwrap();
+    logra.sketch(out(), &record, &mut []).unwrap();
+    logra_records(out(), &logra, &record, Parallelism::Serial).unwrap();
+    sketch_records(out(), &logra, &record, Parallelism::Serial).unwrap();
+    apply_rows(out(), &ascribe_core::linop::Identity::new(0), none(MANY, 0), Parallelism::Serial).unwrap();
+
+    let wide = LoGra::new(none(1, 0), none(MANY, 0)).unwrap();
+    let record = LayerRecord::new(0, none(0, 0), none(0, 0), None, false).unwrap();
+    let refused = logra_records(MatMut::new(&mut [], 0, MANY).unwrap(), &wide, &record, Parallelism::Serial);
+    assert!(matches!(refused, Err(Error::Overflow { .. })));
+}

@@ -201,3 +201,10 @@ fn refusals_and_edges() {
     assert_eq!(sketch.apply_transpose(MatMut::from_row(&mut [0.0; 3]), MatRef::from_row(&out), &mut [0.0; 3]), short);
     assert_eq!(out, [7.0; 2]);
 }
+
+/// Said before there is memory for the rows, which there is not.
+#[test]
+fn no_more_rows_are_drawn_than_there_are_coordinates() {
+    let refused = Srht::draw(Stream::new(0, "srht"), 4, 1 << 50);
+    assert_eq!(refused, Err(Error::Length { what: "coordinates to draw from", needed: 1 << 50, got: 4 }));
+}

@@ -3,7 +3,7 @@
 use ascribe_core::{Error as CoreError, MatMut, MatRef, Real, reduce};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_rows_finite, check_shape};
 use crate::linalg::matmul;
 use crate::parallel::Parallelism;
 use crate::precondition::check::{check, check_rate};
@@ -19,7 +19,8 @@ use crate::precondition::check::{check, check_rate};
 /// `ln(kappa) / (p ln(1 + 1/p))` steps for the condition number `kappa`. Cost of a step: `2 n^3 (o + log2 p)` flops, about.
 ///
 /// # Errors
-/// [`coupled_inverse_root`] refuses `p = 0` or `order < 2`, and a tolerance or `epsilon` that is negative or not finite.
+/// [`coupled_inverse_root`] refuses `p = 0`, an order outside of 2 to 64, and a tolerance or `epsilon` that is negative or
+/// not finite.
 ///
 /// # References
 /// Guo and Higham, SIAM J. Matrix Anal. Appl. 28 (2006), 788-804; Iannazzo, SIAM J. Matrix Anal. Appl. 28 (2006), 503-523.
@@ -29,13 +30,23 @@ pub struct CoupledNewton {
     pub tolerance: f64,
     /// Default 100.
     pub max_iterations: usize,
-    /// Default 2.
+    /// `o`, 2 to 64; default 2.
     pub order: usize,
 }
 
 impl Default for CoupledNewton {
     fn default() -> Self {
         Self { tolerance: 1e-6, max_iterations: 100, order: 2 }
+    }
+}
+
+impl CoupledNewton {
+    /// The largest [`order`](Self::order). Far smaller ones are of use: a term is a product more in every step.
+    pub const MAX_ORDER: usize = 64;
+
+    pub(in crate::precondition) fn check(&self) -> Result<(), CoreError> {
+        check_rate("tolerance", self.tolerance)?;
+        check("order", self.order as f64, (2..=Self::MAX_ORDER).contains(&self.order), "2 to 64")
     }
 }
 
@@ -80,10 +91,9 @@ pub fn coupled_inverse_root<T: Real>(
     par: Parallelism,
 ) -> Result<CoupledRoot, Error> {
     let CoupledNewton { tolerance, max_iterations, order } = *options;
-    check_rate("tolerance", tolerance)?;
+    options.check()?;
     check_rate("epsilon", epsilon)?;
     check("p", p.into(), p > 0, "at least 1")?;
-    check("order", order as f64, order >= 2, "at least 2")?;
     let n = a.rows();
     let a = damped(a, epsilon)?;
     let size = if order == 2 { reduce::norm2(&a) } else { a.iter().step_by(n + 1).sum() };
@@ -136,7 +146,7 @@ pub fn inverse_root_residual<T: Real>(
 fn damped<T: Real>(a: MatRef<'_, T>, epsilon: f64) -> Result<Vec<f64>, Error> {
     let n = a.rows();
     check_shape("columns of a symmetric matrix", n, a.cols())?;
-    a.row_iter().try_for_each(|row| check_finite("symmetric matrix", row))?;
+    check_rows_finite("symmetric matrix", a)?;
     let mut a: Vec<f64> = a.row_iter().flatten().map(|x| x.to_f64()).collect();
     a.iter_mut().step_by(n + 1).for_each(|x| *x += epsilon);
     Ok(a)

@@ -3,7 +3,7 @@
 use ascribe_core::{MatMut, MatRef, Real, reduce};
 
 use crate::Error;
-use crate::error::{check_finite, check_shape};
+use crate::error::{check_finite, check_rows_finite, check_shape};
 use crate::linalg::{Eigen, matmul, qr, symmetric_eigen};
 use crate::parallel::Parallelism;
 use crate::precondition::check::check_rate;
@@ -45,7 +45,7 @@ impl RefinedEigenbasis {
         let Some(basis) = basis else { return symmetric_eigen(a, par) };
         let n = a.rows();
         check_shape("columns of a symmetric matrix", n, a.cols())?;
-        a.row_iter().try_for_each(|row| check_finite("symmetric matrix", row))?;
+        check_rows_finite("symmetric matrix", a)?;
         let a: Vec<f64> = a.row_iter().flatten().map(|x| x.to_f64()).collect();
         let (mut vectors, a) = (basis.to_vec(), MatRef::new(&a, n, n)?);
         let (mut aq, mut b) = (vec![0.0; n * n], vec![0.0; n * n]);
