@@ -1,4 +1,4 @@
-//! The operations that have a kernel, on a device: what comes of a recording is compared in [`compute`], and repeated
+//! The operations that have a kernel, on a device: what comes of a recording is compared in `compute`, and repeated
 //! by the page of `tests/web`.
 
 use std::collections::BTreeMap;
