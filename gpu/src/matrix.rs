@@ -89,8 +89,8 @@ const SEND: usize = 32 << 20;
 fn write<T: Element>(gpu: &Gpu, to: &Buffer, rows: MatRef<'_, T>, row_bytes: usize) -> Result<(), Error> {
     let (shared, raw) = (&gpu.shared, to.raw());
     if let Some(all) = rows.as_slice().filter(|_| rows.cols().is_multiple_of(T::PER_WORD)) {
-        let parts = bytemuck::cast_slice::<T, u8>(all).chunks(SEND).enumerate();
-        return parts.into_iter().try_for_each(|(i, part)| {
+        let mut parts = bytemuck::cast_slice::<T, u8>(all).chunks(SEND).enumerate();
+        return parts.try_for_each(|(i, part)| {
             shared.scoped(part.len() as u64, || shared.queue.write_buffer(raw, (i * SEND) as u64, part))?;
             sent(gpu, part.len())
         });

@@ -174,6 +174,8 @@ impl Recorder {
     pub(crate) fn whole<R>(&mut self, operation: impl FnOnce(&mut Self) -> Result<R, Error>) -> Result<R, Error> {
         let (commands, params) = (self.commands.len(), self.params.len());
         let (counters, cost, spent) = (self.counters, self.cost, self.spent);
+        // What was recorded before has a cost already, or none: a failure must find it as it is.
+        self.spent = [commands, params];
         let result = operation(self);
         if result.is_err() {
             self.commands.truncate(commands);

@@ -74,7 +74,8 @@ impl Recorder {
     /// kernel adds, where that would leave a device with too little to do at once: a matter of the sizes and the device's
     /// limits alone, as in [`gemm`](Self::gemm). Its error is at most `gamma_(n + 4) sum_i |alpha w_i x_ij x_ik|` and a
     /// rounding of what `C` held. One dispatch, or these two, for each piece of `C` and of `X`; where `C` lies in several
-    /// pieces, two more for what is beside the diagonal of each, which is then computed twice. Cost: [`gram_cost`]. Workgroup memory: as [`gemm`](Self::gemm).
+    /// pieces, two more for what is beside the diagonal of each, which is then computed twice. Cost: [`gram_cost`].
+    /// Workgroup memory: as [`gemm`](Self::gemm).
     ///
     /// # Errors
     /// [`Error::Core`] when a dimension does not fit; [`Error::Foreign`]; [`Error::Limit`] when the device has less than

@@ -130,11 +130,11 @@ impl Recorder {
                 }
                 None => recorder.times_left(&other, source, function, &[UNITS, SCALED])?,
             }
+            recorder.spend(function.left_cost(v.rows()));
             if let Some(right) = right {
                 recorder.times_right(&mut one, &other, right, true)?;
                 std::mem::swap(&mut one, &mut other);
             }
-            recorder.spend(function.left_cost(v.rows()));
             Ok(other)
         })
     }

@@ -133,8 +133,9 @@ impl Recorder {
                     recorder.pass(srht, tile, KERNEL.variants[2], bindings, [run.rows, 0, z_row], pass)?;
                 }
             }
+            let y = if long { recorder.gather(&srht.listed, 1.0, &z)? } else { z };
             recorder.spend(srht.cost(recorder.gpu(), x.rows()));
-            if long { recorder.gather(&srht.listed, 1.0, &z) } else { Ok(z) }
+            Ok(y)
         })
     }
 

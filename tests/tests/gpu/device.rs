@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use ascribe_core::MatRef;
+use ascribe_core::linop::apply_alloc;
+use ascribe_core::random::Stream;
+use ascribe_core::sketch::Sjlt;
 use ascribe_gpu::interop::wgpu;
-use ascribe_gpu::{Element, Error, Gpu, GpuOptions, Pending, Submission};
+use ascribe_gpu::{Element, Error, Gpu, GpuOptions, Pending, Recorder, Submission};
 use proptest::prelude::*;
 
 use crate::{SMALL_BINDING, devices, open, small};
@@ -309,4 +312,27 @@ fn a_device_with_few_bindings() {
     recorder.gemm(1.0, &x, &x).unwrap();
     let refused = recorder.adam(&x, &x, 0.0).unwrap_err();
     assert!(matches!(refused, Error::Limit { needed: 4, limit: 3, .. }), "{refused}");
+}
+
+/// The first polynomials are recorded, and cut, before there is no memory for the next; what was recorded before is left
+/// as it was.
+#[test]
+fn an_operation_that_fails_after_a_cut_is_taken_back() {
+    let (watchdog, max_memory) = (Duration::from_nanos(1), Some(1 << 18));
+    let Some(gpu) = open(&GpuOptions { watchdog, max_memory, ..GpuOptions::default() }) else { return };
+    let sjlt = Sjlt::new(200, 20, 1, Stream::new(0, "device")).unwrap();
+    let row: Vec<f32> = (0..200).map(|i| i as f32).collect();
+    let (row, g) = (MatRef::from_row(&row), vec![1.0_f32; 64 * 64]);
+    let (x, g) = (gpu.upload(row).unwrap(), gpu.upload(MatRef::new(&g, 64, 64).unwrap()).unwrap());
+    let mut recorder = gpu.record();
+    let table = recorder.draw_sjlt(&sjlt).unwrap();
+    let recorded = |recorder: &Recorder| (recorder.counters(), recorder.cost(), recorder.plan().steps.len());
+    let before = recorded(&recorder);
+    let refused = recorder.newton_schulz(&g, &[[1.5, -0.5, 0.0]; 20], 1e-7).unwrap_err();
+    assert!(matches!(refused, Error::OutOfMemory { .. }), "{refused}");
+    assert_eq!(recorded(&recorder), before);
+    let y = recorder.sjlt(&table, &x).unwrap();
+    let y = recorder.download(&y).unwrap();
+    recorder.submit().unwrap();
+    assert_eq!(y.wait().unwrap(), apply_alloc(&sjlt, row).unwrap());
 }
